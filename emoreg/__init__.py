@@ -1,0 +1,20 @@
+"""Keep a model's internal desperation down while it is being fine-tuned, and see what became of it."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from emoreg.penalties import Anchor, Band, Hinge, default_penalties
+from emoreg.regularizer import Regularizer
+from emoreg.vectors import EmotionVectors
+
+if TYPE_CHECKING:
+    from emoreg.callback import RegularizerCallback
+
+__all__ = ["Anchor", "Band", "EmotionVectors", "Hinge", "Regularizer", "RegularizerCallback", "default_penalties"]
+
+
+def __getattr__(name: str):
+    # transformers' trainer takes seconds to import, and only the callback needs it.
+    if name == "RegularizerCallback":
+        return import_module("emoreg.callback").RegularizerCallback
+    raise AttributeError(f"module 'emoreg' has no attribute {name!r}")

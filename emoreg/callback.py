@@ -1,0 +1,204 @@
+"""`RegularizerCallback`: puts a regularizer's term into a trainer's loss, and its statistics into the trainer's log.
+
+The only file that knows transformers' and TRL's trainers. A `TrainerCallback` cannot change the loss, so the trainer's
+own `compute_loss` is wrapped while it trains: the term then goes through the trainer's scaling (accumulation,
+GradScaler, DeepSpeed) like the task loss does.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from emoreg.metrics import term_metrics
+from emoreg.regularizer import Regularizer, Term
+
+
+class RegularizerCallback(TrainerCallback):
+    """Trains under a regularizer. With no penalties it is a monitor, and the run is bitwise the run without it.
+
+    Example:
+        >>> trainer = SFTTrainer(model, args=args, train_dataset=data, peft_config=lora)
+        >>> trainer.add_callback(RegularizerCallback(trainer, reg))
+        >>> trainer.train()
+
+    Metrics join the trainer's own at every log, under ``emotion/<name>/...`` and ``emoreg/...``; those of an evaluation
+    begin with ``eval_``.
+
+    Raises (from `Trainer.train`):
+        ValueError: if the vectors do not belong to the model, the trainer never calls `compute_loss`, a term has no
+            gradient, is not finite, or a scope selects nothing for a whole step.
+    """
+
+    def __init__(self, trainer: Trainer, regularizer: Regularizer, *, gradient_every: int = 10):
+        """
+        Args:
+            trainer: the trainer that the callback is added to.
+            regularizer: what to keep down.
+            gradient_every: at every so many steps, the norms of the term's and the task's gradient are measured at
+                the hooked layers.
+        """
+        if not isinstance(gradient_every, int) or gradient_every < 1:
+            raise ValueError(f"gradient_every must be a whole number of at least 1, got {gradient_every!r}")
+        self.trainer = trainer
+        self.regularizer = regularizer
+        self.gradient_every = gradient_every
+        self._attached = ExitStack()
+        self._term: Term | None = None
+        self._computed = False
+        # `on_train_end` is not called when training ends in an exception; this is.
+        self._restore_train = _replace(trainer, "train", self._detaching)
+
+    # ---- the trainer's events ----
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any):
+        """Attach. By now the model is prepared and a checkpoint, if any, is loaded."""
+        self.detach()
+        with ExitStack() as stack:
+            self._term = stack.enter_context(self.regularizer.attach(kwargs["model"]))
+            self._term.reader.mode = "off"
+            stack.callback(_replace(self.trainer, "compute_loss", self._computing_loss))
+            stack.callback(_replace(self.trainer, "log", self._logging))
+            for callback in self.trainer.callback_handler.callbacks:
+                if isinstance(callback, PrinterCallback | ProgressCallback):
+                    stack.callback(_replace(callback, "on_log", self._printing))
+            # `train` is guarded from the constructor on, but only once: a second run is guarded from here.
+            if self._restore_train is None:
+                stack.callback(_replace(self.trainer, "training_step", self._detaching))
+            self._attached = stack.pop_all()
+        self._computed = False
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any):
+        """Refuse a trainer whose training step goes round `compute_loss`."""
+        if not self._computed:
+            raise ValueError(
+                f"{type(self.trainer).__name__} made a training step without calling compute_loss, so no term can join "
+                "its loss; use a trainer that does, or Regularizer.attach in a loop of your own"
+            )
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any):
+        """Detach."""
+        self.detach()
+
+    def detach(self) -> None:
+        """Take every hook and wrapper off the model and the trainer. Harmless when there are none."""
+        self._attached.close()
+        self._term = None
+
+    # ---- what is wrapped round the trainer's methods ----
+
+    def _detaching(self, method: Callable) -> Callable:
+        @wraps(method)
+        def guarded(*args: Any, **kwargs: Any):
+            try:
+                result = method(*args, **kwargs)
+            except BaseException:
+                self._release()
+                raise
+            if method.__name__ == "train":
+                self._release()
+            return result
+
+        return guarded
+
+    def _release(self) -> None:
+        self.detach()
+        if self._restore_train is not None:
+            self._restore_train()
+            self._restore_train = None
+
+    def _computing_loss(self, compute_loss: Callable) -> Callable:
+        @wraps(compute_loss)
+        def with_term(model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any):
+            term = self._term
+            assert term is not None
+            batch = dict(inputs)  # trainers take entries out
+            training = model.training and torch.is_grad_enabled()
+            step = self.trainer.state.global_step
+            watch = training and self.regularizer.n_penalised > 0 and step % self.gradient_every == 0
+            with term.reader.reading("train" if training else "eval", watch):
+                result = compute_loss(model, inputs, *args, **kwargs)
+                if not training:
+                    term.observe(batch)
+                    return result
+                loss, *outputs = result if isinstance(result, tuple) else (result,)
+                loss = self._add_term(term, loss, batch, step, kwargs.get("num_items_in_batch"))
+            self._computed = True
+            return (loss, *outputs) if isinstance(result, tuple) else loss
+
+        return with_term
+
+    def _add_term(
+        self, term: Term, loss: Tensor, batch: Mapping[str, Tensor], step: int, num_items: Tensor | int | None
+    ) -> Tensor:
+        trainer, accumulation = self.trainer, self.trainer.current_gradient_accumulation_steps
+        will_divide = not _is_scaled(trainer, num_items)
+        if will_divide:
+            # Each micro-batch's mean counts alike, as the task loss of such a trainer does.
+            added = term.loss(batch, step=step, step_scale=accumulation)
+        elif num_items is None:
+            added = term.loss(batch, step=step, step_scale=accumulation) / accumulation
+        else:
+            # The trainer's rule: a sum over tokens, over their count in the whole window on all ranks, times the ranks
+            # that DDP will average over.
+            ranks = trainer.accelerator.num_processes if trainer.args.average_tokens_across_devices else 1
+            added = term.loss(batch, step=step, token_scale=ranks / num_items)
+        share = 1 / accumulation if will_divide else 1.0
+        term.statistics.add("task", loss.detach() * share)
+        term.statistics.add("term", added.detach() * share)
+        return loss + added if added.requires_grad else loss
+
+    def _logging(self, log: Callable) -> Callable:
+        @wraps(log)
+        def with_metrics(logs: dict[str, float], *args: Any, **kwargs: Any):
+            assert self._term is not None
+            logs.update(term_metrics(self._term, training=self.trainer.model.training))  # pyright: ignore
+            return log(logs, *args, **kwargs)
+
+        return with_metrics
+
+    def _printing(self, on_log: Callable) -> Callable:
+        # The history and the reporters get every figure; a console line has room for a few.
+        shown = {f"emotion/{penalty.emotion}/contrast" for penalty in self.regularizer.penalties} | {"emoreg/share"}
+
+        @wraps(on_log)
+        def brief(args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any):
+            ours = [name for name in logs or {} if name.removeprefix("eval_").startswith(("emotion/", "emoreg/"))]
+            kept = {name: value for name, value in (logs or {}).items() if name not in ours or name in shown}
+            return on_log(args, state, control, logs=kept, **kwargs)
+
+        return brief
+
+
+def _is_scaled(trainer: Trainer, num_items: Tensor | int | None) -> bool:
+    """Whether `compute_loss` has already divided by the whole accumulation window (`Trainer.training_step`'s rule)."""
+    stated = getattr(trainer, "loss_is_scaled_for_ga", None)
+    if stated is not None:
+        return stated
+    return (trainer.model_accepts_loss_kwargs and num_items is not None) or trainer.compute_loss_func is not None
+
+
+def _replace(owner: object, name: str, wrap: Callable[[Callable], Callable]) -> Callable[[], None]:
+    """Put ``wrap(method)`` on one object in its method's place; returns what undoes it."""
+    before = vars(owner).get(name)
+    setattr(owner, name, wrap(getattr(owner, name)))
+
+    def restore() -> None:
+        if before is None:
+            vars(owner).pop(name, None)
+        else:
+            setattr(owner, name, before)
+
+    return restore

@@ -1,0 +1,99 @@
+"""Statistics of z while a model trains: sums, maxima and histograms on the device, brought to the host once per log.
+
+Shapes: B batch, T positions, L layers, K emotions, Q histogram bins.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+LOW, HIGH, BINS = -16.0, 16.0, 512
+"""Histogram for p95: bins of 1/16 of a standard deviation, which bounds its error; beyond the ends, the end bin."""
+
+FIGURES = ("mean", "sd", "p95", "max", "above")
+
+
+class Statistics:
+    """Running statistics over the positions of a scope, per layer and emotion, and running means of named numbers."""
+
+    def __init__(
+        self, emotions: Sequence[str], layers: Sequence[int], thresholds: Sequence[float], device: torch.device
+    ):
+        """
+        Args:
+            emotions: K names.
+            layers: L block numbers.
+            thresholds: K values of z; the share of positions above each is among the figures.
+            device: where the sums live.
+        """
+        self.emotions, self.layers = tuple(emotions), tuple(layers)
+        self._device = device
+        # MPS has no float64; its sums are the less exact ones.
+        self._dtype = torch.float32 if device.type == "mps" else torch.float64
+        self._thresholds_K = torch.tensor(list(thresholds), device=device)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        shape = (len(self.layers), len(self.emotions))
+        self._count = torch.zeros((), dtype=self._dtype, device=self._device)
+        self._sums = torch.zeros(3, *shape, dtype=self._dtype, device=self._device)  # z, z^2, above the threshold
+        self._max = torch.full(shape, -torch.inf, device=self._device)
+        self._bins = torch.zeros(shape[0], BINS, shape[1], dtype=torch.int32, device=self._device)
+        self._numbers: dict[str, tuple[Tensor, int]] = {}
+
+    @torch.no_grad()
+    def update(self, z_LBTK: Sequence[Float[Tensor, "B T K"]], scope_BT: Bool[Tensor, "B T"]) -> None:
+        """Add one forward pass: z at each of the L layers, of which the positions in scope count."""
+        self._count += scope_BT.sum()
+        for row, z_BTK in enumerate(z_LBTK):
+            self._update_layer(row, z_BTK.to(self._device), scope_BT[..., None])
+
+    def _update_layer(self, row: int, z_BTK: Tensor, scope_BT1: Tensor) -> None:
+        inside = torch.where(scope_BT1, z_BTK, 0.0)
+        above = (z_BTK > self._thresholds_K) & scope_BT1
+        self._sums[0, row] += inside.sum((0, 1), dtype=self._dtype)
+        self._sums[1, row] += inside.square().sum((0, 1), dtype=self._dtype)
+        self._sums[2, row] += above.sum((0, 1))
+        self._max[row] = torch.maximum(self._max[row], torch.where(scope_BT1, z_BTK, -torch.inf).amax((0, 1)))
+        # inside, not z: padding may hold NaN, which has no bin. Its weight in the histogram is 0 either way.
+        bins = ((inside - LOW) * (BINS / (HIGH - LOW))).nan_to_num().clamp_(0, BINS - 1).long().flatten(0, 1)
+        weight = scope_BT1.to(torch.int32).flatten(0, 1).expand_as(bins)
+        self._bins[row].scatter_add_(0, bins, weight)
+
+    @torch.no_grad()
+    def add(self, name: str, value: Tensor | float) -> None:
+        """Add one value of a named number; its mean over the values is among the figures."""
+        total, n = self._numbers.get(name, (torch.zeros((), dtype=self._dtype, device=self._device), 0))
+        self._numbers[name] = (total + value, n + 1)
+
+    @torch.no_grad()
+    def read(self) -> tuple[dict[str, Float[Tensor, "L K"]], dict[str, float]]:
+        """Everything since the last `reset`, in one transfer to the host.
+
+        Returns:
+            Each of `FIGURES` as an (L, K) table, empty if no position was in scope; and the mean of each named number.
+        """
+        tables = torch.stack([self._sums[0], self._sums[1], self._sums[2], self._max.to(self._dtype), self._p95()])
+        totals = [total for total, _ in self._numbers.values()]
+        flat = torch.cat([self._count[None], tables.flatten(), *[t[None] for t in totals]]).cpu()
+        count, rest = flat[0], flat[1 : len(flat) - len(totals)].view(tables.shape)
+        numbers = zip(self._numbers.items(), flat[len(flat) - len(totals) :].tolist(), strict=True)
+        means = {name: total / n for (name, (_, n)), total in numbers}
+        if count == 0:
+            return {}, means
+        mean, square, above = rest[:3] / count
+        # A NaN variance must stay one: clamp keeps it, and whoever logs can see it.
+        sd = (square - mean.square()).clamp(min=0).sqrt()
+        return dict(zip(FIGURES, (mean, sd, rest[4], rest[3], above), strict=True)), means
+
+    def _p95(self) -> Float[Tensor, "L K"]:
+        cumulative = self._bins.cumsum(1, dtype=torch.int64)
+        wanted = 0.95 * cumulative[:, -1:]
+        first = (cumulative < wanted).sum(1, keepdim=True).clamp(max=BINS - 1)
+        inside = self._bins.gather(1, first).to(self._dtype)
+        before = cumulative.gather(1, first) - inside
+        part = ((wanted - before) / inside.clamp(min=1)).clamp(0, 1)
+        return (LOW + (first + part) * ((HIGH - LOW) / BINS)).squeeze(1)

@@ -1,0 +1,436 @@
+"""The laws of ARCHITECTURE.md, for `SFTTrainer`. Each test's name states its law."""
+
+import copy
+import traceback
+
+import pytest
+import torch
+from peft import LoraConfig
+from torch import nn
+from transformers import TrainerCallback
+from trl import SFTTrainer
+
+from emoreg import Band, Hinge, Regularizer, RegularizerCallback, default_penalties
+from emoreg.residual import decoder_blocks
+from tests.support import padded, random_vectors, sft_trainer, uneven_rows
+
+
+def lora() -> LoraConfig:
+    return LoraConfig(r=4, target_modules="all-linear", lora_dropout=0.1, init_lora_weights=False)
+
+
+def run(model, tokenizer, tmp_path, penalties=None, peft=False, **options):
+    """Train a copy; returns the trainer. ``penalties=None`` is a run without the callback."""
+    torch.manual_seed(0)
+    peft_config = {"peft_config": lora()} if peft else {}
+    trainer = sft_trainer(copy.deepcopy(model), tokenizer, tmp_path, **peft_config, **options)
+    if penalties is not None:
+        regularizer = Regularizer(random_vectors(model), penalties)
+        trainer.add_callback(RegularizerCallback(trainer, regularizer, gradient_every=1))
+    trainer.train()
+    return trainer
+
+
+def weights(trainer):
+    return {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+
+
+def same(a, b) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+class TestNothingForNothing:
+    """Law 1: weight 0, or a monitor, leaves every weight bitwise as it is without the callback."""
+
+    @pytest.mark.parametrize("peft", [False, True], ids=["full", "lora"])
+    @pytest.mark.parametrize("penalties", [[], default_penalties(hinge=0.0, anchor=0.0)], ids=["monitor", "weight 0"])
+    def test_weights_are_bitwise_those_of_a_run_without_it(self, tiny_llama, tiny_tokenizer, tmp_path, penalties, peft):
+        model = tiny_llama(attention_dropout=0.1)  # a random number drawn or not would show
+        plain = weights(run(model, tiny_tokenizer, tmp_path, peft=peft))
+        assert same(weights(run(model, tiny_tokenizer, tmp_path, penalties, peft=peft)), plain)
+
+    def test_the_comparison_can_fail(self, tiny_llama, tiny_tokenizer, tmp_path):
+        model = tiny_llama()
+        plain = weights(run(model, tiny_tokenizer, tmp_path))
+        assert not same(weights(run(model, tiny_tokenizer, tmp_path, [Hinge("desperate", weight=1e-3)])), plain)
+
+
+def written_out(model, batch, vectors, hinge: Hinge, band: Band, count) -> torch.Tensor:
+    """Hinge and band from `output_hidden_states`, in plain autograd; the final norm is lifted off for the last."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    norm, base.model.norm = base.model.norm, nn.Identity()
+    try:
+        states = model(
+            batch["input_ids"], attention_mask=batch["attention_mask"], output_hidden_states=True
+        ).hidden_states
+    finally:
+        base.model.norm = norm
+    total = torch.zeros(())
+    inside = batch["labels"] != -100
+    for row, layer in enumerate(vectors.layers):
+        for penalty in (hinge, band):
+            k = vectors.emotions.index(penalty.emotion)
+            z = (states[layer + 1] @ vectors.directions[row, k] - vectors.mean[row, k]) / vectors.std[row, k]
+            if penalty is hinge:
+                value = (z - hinge.threshold).clamp(min=0) ** 2
+            else:
+                value = (z - band.high).clamp(min=0) ** 2 + (band.low - z).clamp(min=0) ** 2
+            total = total + penalty.weight * value[inside].sum() / count / len(vectors.layers)
+    return total
+
+
+class KeepGradients(TrainerCallback):
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        self.gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+class NoTask(SFTTrainer):
+    """A task loss of 0 leaves the term's gradient alone in the parameters."""
+
+    def compute_loss(self, *args, **kwargs):
+        return super().compute_loss(*args, **kwargs) * 0
+
+
+CHECKPOINTING = {
+    "off": {"activation_checkpointing": False},
+    "non-reentrant": {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": False}},
+    "reentrant": {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": True}},
+}
+
+
+class TestTheGradientIsTheGradient:
+    """Law 2: the term's parameter gradients equal autograd of the same penalty written plainly, to 1e-6 in fp32."""
+
+    @pytest.mark.parametrize("checkpointing", CHECKPOINTING)
+    @pytest.mark.parametrize("peft", [False, True], ids=["full", "lora"])
+    def test_in_a_trainer_of_one_step(self, tiny_llama, tiny_tokenizer, tmp_path, peft, checkpointing):
+        model, rows = tiny_llama(), uneven_rows(4)
+        vectors = random_vectors(model)
+        hinge = Hinge("desperate", weight=0.5, threshold=-0.5)
+        band = Band("calm", weight=0.7, low=-0.2, high=0.3)
+        options: dict = (
+            {"peft_config": LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)} if peft else {}
+        )
+        options |= CHECKPOINTING[checkpointing]
+        torch.manual_seed(0)
+        trainer = sft_trainer(
+            model, tiny_tokenizer, tmp_path, rows, max_steps=1, max_grad_norm=0.0, learning_rate=0.0,
+            per_device_train_batch_size=4, gradient_accumulation_steps=1,
+            trainer_class=NoTask, **options,
+        )  # fmt: skip
+        keep = KeepGradients()
+        trainer.add_callback(keep)
+        trainer.add_callback(RegularizerCallback(trainer, Regularizer(vectors, [hinge, band])))
+        trainer.train()
+
+        batch = padded(rows)
+        trainer.model.zero_grad()
+        trainer.model.gradient_checkpointing_disable()
+        trainer.model.eval()
+        written_out(trainer.model, batch, vectors, hinge, band, (batch["labels"] != -100).sum()).backward()
+        expected = {n: p.grad for n, p in trainer.model.named_parameters() if p.grad is not None and p.grad.any()}
+        got = {name: g for name, g in keep.gradients.items() if g.any()}
+        assert expected
+        assert got.keys() == expected.keys()
+        for name, gradient in expected.items():
+            error = (got[name] - gradient).norm() / gradient.norm()
+            assert error <= 1e-6, f"{name}: {error:.1e}"
+
+
+class TestPaddingPackingAndOrder:
+    """Law 4: left, right or no padding, packed or not, in any order: the same penalty."""
+
+    @staticmethod
+    def term(model, vectors, batch, **more):
+        with Regularizer(vectors, [Hinge("desperate", threshold=-1.0)]).attach(model) as term:
+            model(input_ids=batch["input_ids"], attention_mask=batch.get("attention_mask"), use_cache=False, **more)
+            return term.loss(batch | more).item()
+
+    def test_left_right_and_one_by_one(self, tiny_llama):
+        model, rows = tiny_llama(), uneven_rows(6)
+        vectors = random_vectors(model)
+        right, left = (self.term(model, vectors, padded(rows, side)) for side in ("right", "left"))
+        alone = [self.term(model, vectors, padded(rows.select([i]))) for i in range(6)]
+        counts = [sum(mask) for mask in rows["completion_mask"]]
+        whole = sum(n * value for n, value in zip(counts, alone, strict=True)) / sum(counts)
+        assert left == pytest.approx(right, rel=1e-5)
+        assert whole == pytest.approx(right, rel=1e-5)
+
+    def test_packed_into_one_row(self, tiny_llama):
+        model, rows = tiny_llama(), uneven_rows(6)
+        vectors = random_vectors(model)
+        flat = {
+            "input_ids": torch.tensor([[i for ids in rows["input_ids"] for i in ids]]),
+            "labels": torch.cat([padded(rows.select([i]))["labels"] for i in range(6)], 1),
+        }
+        position_ids = torch.tensor([[i for ids in rows["input_ids"] for i in range(len(ids))]])
+        packed = self.term(model, vectors, flat, position_ids=position_ids)
+        assert packed == pytest.approx(self.term(model, vectors, padded(rows)), rel=1e-5)
+
+    def test_order(self, tiny_llama):
+        model, rows = tiny_llama(), uneven_rows(6)
+        vectors = random_vectors(model)
+        turned = self.term(model, vectors, padded(rows.select([3, 0, 5, 1, 4, 2])))
+        assert turned == pytest.approx(self.term(model, vectors, padded(rows)), rel=1e-5)
+
+    def test_padding_that_holds_nan_does_not_matter(self, tiny_llama):
+        model, rows = tiny_llama(), uneven_rows(2)
+        vectors, batch = random_vectors(model), padded(rows)
+        regularizer = Regularizer(vectors, [Hinge("desperate", threshold=-1.0)])
+        with regularizer.attach(model) as term:
+            expected = model(**batch).loss * 0 + term.loss(batch)
+        spoil = torch.where(batch["attention_mask"].bool()[..., None], 0.0, torch.nan)
+        hidden = [h + spoil for h in _blocks_outputs(model, batch)]
+        with regularizer.attach(model) as term:
+            for layer, h in enumerate(hidden):
+                term.reader.on_block(layer, h)
+            got = term.loss(batch)
+        got.backward()
+        assert got.item() == pytest.approx(expected.item(), rel=1e-5)
+        assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def _blocks_outputs(model, batch):
+    outputs = []
+    handles = [b.register_forward_hook(lambda m, a, o: outputs.append(o)) for b in decoder_blocks(model)]
+    model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+    for handle in handles:
+        handle.remove()
+    return outputs
+
+
+class TestFailClosed:
+    """Law 5: never a run that silently trains without its term."""
+
+    def train(self, model, tokenizer, tmp_path, vectors, penalties=None, **options):
+        trainer = sft_trainer(model, tokenizer, tmp_path, **options)
+        regularizer = Regularizer(vectors, default_penalties() if penalties is None else penalties)
+        trainer.add_callback(RegularizerCallback(trainer, regularizer))
+        trainer.train()
+
+    def test_another_models_vectors(self, tiny_llama, tiny_tokenizer, tmp_path):
+        vectors = random_vectors(tiny_llama(seed=1))
+        with pytest.raises(ValueError, match="weights are unrelated"):
+            self.train(tiny_llama(seed=0), tiny_tokenizer, tmp_path, vectors)
+
+    def test_another_width(self, tiny_llama, tiny_tokenizer, tmp_path):
+        vectors = random_vectors(tiny_llama(hidden_size=16))
+        with pytest.raises(ValueError, match="width 16; the model has width 32"):
+            self.train(tiny_llama(), tiny_tokenizer, tmp_path, vectors)
+
+    def test_a_deeper_model(self, tiny_llama, tiny_tokenizer, tmp_path):
+        vectors = random_vectors(tiny_llama(num_hidden_layers=5))
+        with pytest.raises(ValueError, match="layer 4 is out of range: the model has 4 blocks"):
+            self.train(tiny_llama(), tiny_tokenizer, tmp_path, vectors)
+
+    def test_unknown_emotion_suggests_the_nearest(self, tiny_llama):
+        with pytest.raises(ValueError, match="unknown emotion 'desparate'; did you mean 'desperate'"):
+            Regularizer(random_vectors(tiny_llama()), [Hinge("desparate")])
+
+    def test_layer_out_of_range(self, tiny_llama):
+        with pytest.raises(ValueError, match="layer 9 is out of range"):
+            Regularizer(random_vectors(tiny_llama()), [Hinge("desperate", layers=[9])])
+
+    def test_nan_in_the_weights(self, tiny_llama, tiny_tokenizer, tmp_path):
+        model = tiny_llama()
+        vectors = random_vectors(model)
+        with torch.no_grad():
+            decoder_blocks(model)[2].self_attn.o_proj.bias = nn.Parameter(torch.full((32,), torch.nan))
+        with pytest.raises(ValueError, match="not finite"):
+            self.train(model, tiny_tokenizer, tmp_path, vectors)
+
+    def test_a_scope_that_selects_nothing(self, tiny_llama, tiny_tokenizer, tmp_path):
+        vectors = random_vectors(tiny_llama())
+
+        def nothing(inputs):
+            return torch.zeros_like(inputs["input_ids"]).bool()
+
+        with pytest.raises(ValueError, match="selects no position of the first batch"):
+            self.train(tiny_llama(), tiny_tokenizer, tmp_path, vectors, [Hinge("desperate", scope=nothing)])
+
+    def test_a_scope_that_selects_nothing_for_a_later_step(self, tiny_llama, tiny_tokenizer, tmp_path):
+        vectors, calls = random_vectors(tiny_llama()), []
+
+        def at_first_only(inputs):
+            calls.append(1)
+            return torch.full_like(inputs["input_ids"], len(calls) <= 2).bool()
+
+        with pytest.raises(ValueError, match="selected no position for a whole step"):
+            self.train(tiny_llama(), tiny_tokenizer, tmp_path, vectors, [Hinge("desperate", scope=at_first_only)])
+
+    def test_no_trainable_parameter_below_the_term(self, tiny_llama, tiny_tokenizer, tmp_path):
+        model = tiny_llama()
+        vectors = random_vectors(model, layers=[0, 1])
+        top_only = LoraConfig(r=2, target_modules=["q_proj"], layers_to_transform=[3])
+        with pytest.raises(ValueError, match="hinge/desperate has no gradient"):
+            self.train(model, tiny_tokenizer, tmp_path, vectors, peft_config=top_only)
+
+    def test_a_trainer_that_goes_round_compute_loss(self, tiny_llama, tiny_tokenizer, tmp_path):
+        model = tiny_llama()
+        trainer = sft_trainer(model, tiny_tokenizer, tmp_path)
+        trainer.training_step = lambda model, inputs, num_items_in_batch=None: torch.zeros(())
+        trainer.add_callback(RegularizerCallback(trainer, Regularizer(random_vectors(model), default_penalties())))
+        with pytest.raises(ValueError, match="SFTTrainer made a training step without calling compute_loss"):
+            trainer.train()
+
+
+class TestOnlyTheTrainingForwardCounts:
+    """Law 6: evaluation, generation and passes without grad leave the penalties untouched."""
+
+    def test_evaluation_leaves_the_training_as_it_is(self, tiny_llama, tiny_tokenizer, tmp_path):
+        model, options = (
+            tiny_llama(),
+            {"eval_dataset": uneven_rows(6, seed=1), "eval_strategy": "steps", "eval_steps": 1},
+        )
+        with_eval = run(model, tiny_tokenizer, tmp_path, default_penalties(), **options)
+        without = run(model, tiny_tokenizer, tmp_path, default_penalties())
+        assert same(weights(with_eval), weights(without))
+        train_logs = [
+            [
+                {k: v for k, v in log.items() if k.startswith(("emo", "loss"))}
+                for log in t.state.log_history
+                if "loss" in log
+            ]
+            for t in (with_eval, without)
+        ]
+        assert train_logs[0] == train_logs[1]
+
+    def test_evaluation_has_its_own_statistics(self, tiny_llama, tiny_tokenizer, tmp_path):
+        rows = uneven_rows(5, seed=1)
+        model = tiny_llama()
+        trainer = run(model, tiny_tokenizer, tmp_path, [], eval_dataset=rows, eval_strategy="steps", eval_steps=3,
+                      learning_rate=0.0, per_device_eval_batch_size=2)  # fmt: skip
+        (log,) = [log for log in trainer.state.log_history if "eval_loss" in log]
+        vectors, batch = random_vectors(model), padded(rows)
+        with torch.no_grad():
+            hidden = _blocks_outputs(model, batch)[2]
+        z = (hidden @ vectors.directions[2, 0] - vectors.mean[2, 0]) / vectors.std[2, 0]
+        assert log["eval_emotion/desperate/layer_2/mean"] == pytest.approx(
+            z[batch["labels"] != -100].mean().item(), rel=1e-4
+        )
+        assert not [name for name in log if name.startswith("emotion/")]
+
+    def test_passes_without_grad_and_generation_are_not_read(self, tiny_llama):
+        model, batch = tiny_llama(), padded(uneven_rows(3))
+        vectors = random_vectors(model)
+        with Regularizer(vectors, [Hinge("desperate")]).attach(model) as term:
+            expected = model(**batch).loss * 0 + term.loss(batch)
+            model(**batch)
+            with torch.no_grad():
+                model(input_ids=batch["input_ids"].flip(1))
+            model.generate(batch["input_ids"][:1], max_new_tokens=3, do_sample=False)
+            assert term.loss(batch).item() == expected.item()
+
+    def test_two_training_passes_for_one_term_are_refused(self, tiny_llama):
+        model, batch = tiny_llama(), padded(uneven_rows(3))
+        with Regularizer(random_vectors(model), [Hinge("desperate")]).attach(model) as term:
+            model(**batch)
+            model(**batch)
+            with pytest.raises(ValueError, match="expected one forward pass through all blocks, saw 2"):
+                term.loss(batch)
+
+
+class TestItCleansUp:
+    """Law 8: after training, an exception or Ctrl-C, no hook and no wrapped method is left."""
+
+    @staticmethod
+    def trace(trainer):
+        hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in trainer.model.modules())
+        wrapped = {name for name, value in vars(trainer).items() if callable(value)}
+        printers = [name for c in trainer.callback_handler.callbacks for name in vars(c) if name == "on_log"]
+        return hooks, wrapped, printers
+
+    @pytest.mark.parametrize("error", [None, RuntimeError, KeyboardInterrupt])
+    @pytest.mark.parametrize("where", ["on_step_begin", "on_step_end", "on_log"])
+    def test_nothing_is_left(self, tiny_llama, tiny_tokenizer, tmp_path, error, where):
+        class Fails(TrainerCallback):
+            pass
+
+        def fail(self, args, state, control, **kwargs):
+            if error is not None and state.global_step == 1:
+                raise error("in the middle")
+
+        setattr(Fails, where, fail)
+        model = tiny_llama()
+        trainer = sft_trainer(model, tiny_tokenizer, tmp_path)
+        before = self.trace(trainer)
+        trainer.add_callback(RegularizerCallback(trainer, Regularizer(random_vectors(model), default_penalties())))
+        trainer.add_callback(Fails)
+        if error is None:
+            trainer.train()
+        else:
+            with pytest.raises(error):
+                trainer.train()
+        assert self.trace(trainer) == before
+
+    def test_a_second_run_trains_under_the_term_and_cleans_up_too(self, tiny_llama, tiny_tokenizer, tmp_path):
+        model = tiny_llama()
+        trainer = sft_trainer(model, tiny_tokenizer, tmp_path)
+        before = self.trace(trainer)
+        trainer.add_callback(RegularizerCallback(trainer, Regularizer(random_vectors(model), default_penalties())))
+        trainer.train()
+        trainer.train()
+        assert any("emoreg/term" in log for log in trainer.state.log_history)
+        assert self.trace(trainer) == before
+
+    def test_a_raw_loop_that_fails(self, tiny_llama):
+        model = tiny_llama()
+        with pytest.raises(RuntimeError, match="loop"), Regularizer(random_vectors(model)).attach(model):
+            raise RuntimeError("loop")
+        assert not any(block._forward_hooks for block in decoder_blocks(model))
+
+
+class TestNoWaiting:
+    """Law 9: between logs, nothing of ours brings a tensor's value to the host."""
+
+    def test_no_value_is_read_on_the_host_between_logs(self, tiny_llama, tiny_tokenizer, tmp_path, monkeypatch):
+        reads = []
+
+        def counting(name):
+            method = getattr(torch.Tensor, name)
+
+            def counted(self, *args, **kwargs):
+                callers = [f for f in traceback.extract_stack() if "/torch/" not in f.filename and f.name != "counted"]
+                if "/emoreg/" in callers[-1].filename and trainer.state.global_step > 0:
+                    reads.append((trainer.state.global_step, name, callers[-1].name))
+                return method(self, *args, **kwargs)
+
+            monkeypatch.setattr(torch.Tensor, name, counted)
+
+        model = tiny_llama()
+        trainer = sft_trainer(model, tiny_tokenizer, tmp_path, max_steps=6, logging_steps=3)
+        penalties = [*default_penalties(), Band("calm"), Hinge("sad", scope="last:2")]
+        trainer.add_callback(
+            RegularizerCallback(trainer, Regularizer(random_vectors(model), penalties), gradient_every=1)
+        )
+        for name in ("item", "cpu", "tolist", "__bool__", "__float__", "__int__", "numpy", "nonzero"):
+            counting(name)
+        trainer.train()
+        assert {step for step, _, _ in reads} == {3, 6}, reads  # the logs themselves are seen, and nothing else
+
+
+class TestOneSite:
+    """Law 10: every part reads the same tensor, the last block included."""
+
+    def test_extraction_training_and_steering_meet_at_the_last_block(self, tiny_llama):
+        from emoreg.residual import run_to, steer
+
+        model, batch = tiny_llama().eval(), padded(uneven_rows(3))
+        vectors, last = random_vectors(model), 3
+        by_hand = _blocks_outputs(model, batch)[last]
+
+        extracted = {}
+        run_to(model, [last], lambda layer, h: extracted.update({layer: h}),
+               input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])  # fmt: skip
+        assert torch.equal(extracted[last], by_hand)
+
+        with Regularizer(vectors).attach(model) as term:
+            model(**batch)
+            trained = term.reader.take(batch["input_ids"].shape).all[last]
+        expected = (by_hand @ vectors.directions[last].T - vectors.mean[last]) / vectors.std[last]
+        torch.testing.assert_close(trained, expected, rtol=1e-5, atol=1e-5)
+
+        push = 0.3 * vectors.directions[last, :1]
+        with steer(model, [last], push):
+            steered = _blocks_outputs(model, batch)[last]
+        torch.testing.assert_close(steered, by_hand + push[0])
