@@ -59,7 +59,7 @@ class RegularizerCallback(TrainerCallback):
         self._term: Term | None = None
         self._computed = False
         # `on_train_end` is not called when training ends in an exception; this is.
-        self._restore_train = _replace(trainer, "train", self._detaching)
+        self._unguard_train: Callable[[], None] | None = _replace(trainer, "train", self._guarding_train)
 
     # ---- the trainer's events ----
 
@@ -74,9 +74,8 @@ class RegularizerCallback(TrainerCallback):
             for callback in self.trainer.callback_handler.callbacks:
                 if isinstance(callback, PrinterCallback | ProgressCallback):
                     stack.callback(_replace(callback, "on_log", self._printing))
-            # `train` is guarded from the constructor on, but only once: a second run is guarded from here.
-            if self._restore_train is None:
-                stack.callback(_replace(self.trainer, "training_step", self._detaching))
+            if self._unguard_train is None:  # a second run: too late to guard the whole of it
+                stack.callback(_replace(self.trainer, "training_step", self._guarding_step))
             self._attached = stack.pop_all()
         self._computed = False
 
@@ -99,25 +98,34 @@ class RegularizerCallback(TrainerCallback):
 
     # ---- what is wrapped round the trainer's methods ----
 
-    def _detaching(self, method: Callable) -> Callable:
-        @wraps(method)
+    def _guarding_train(self, train: Callable) -> Callable:
+        @wraps(train)
         def guarded(*args: Any, **kwargs: Any):
             try:
-                result = method(*args, **kwargs)
-            except BaseException:
-                self._release()
-                raise
-            if method.__name__ == "train":
-                self._release()
-            return result
+                if self not in self.trainer.callback_handler.callbacks:
+                    raise ValueError(
+                        "this RegularizerCallback is not among the trainer's callbacks, so the run would have no term; "
+                        "call trainer.add_callback(callback) before trainer.train()"
+                    )
+                return train(*args, **kwargs)
+            finally:
+                self.detach()
+                if self._unguard_train is not None:
+                    self._unguard_train()
+                    self._unguard_train = None
 
         return guarded
 
-    def _release(self) -> None:
-        self.detach()
-        if self._restore_train is not None:
-            self._restore_train()
-            self._restore_train = None
+    def _guarding_step(self, training_step: Callable) -> Callable:
+        @wraps(training_step)
+        def guarded(*args: Any, **kwargs: Any):
+            try:
+                return training_step(*args, **kwargs)
+            except BaseException:
+                self.detach()
+                raise
+
+        return guarded
 
     def _computing_loss(self, compute_loss: Callable) -> Callable:
         @wraps(compute_loss)
@@ -134,7 +142,9 @@ class RegularizerCallback(TrainerCallback):
                     term.observe(batch)
                     return result
                 loss, *outputs = result if isinstance(result, tuple) else (result,)
-                loss = self._add_term(term, loss, batch, step, kwargs.get("num_items_in_batch"))
+                # Trainers autocast inside the model's forward; what the term runs beside it must match.
+                with self.trainer.accelerator.autocast():
+                    loss = self._add_term(term, loss, batch, step, kwargs.get("num_items_in_batch"))
             self._computed = True
             return (loss, *outputs) if isinstance(result, tuple) else loss
 
@@ -164,7 +174,8 @@ class RegularizerCallback(TrainerCallback):
         @wraps(log)
         def with_metrics(logs: dict[str, float], *args: Any, **kwargs: Any):
             assert self._term is not None
-            logs.update(term_metrics(self._term, training=self.trainer.model.training))  # pyright: ignore
+            with self.trainer.accelerator.autocast():
+                logs.update(term_metrics(self._term, training=self.trainer.model.training))  # pyright: ignore
             return log(logs, *args, **kwargs)
 
         return with_metrics

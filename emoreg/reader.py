@@ -49,14 +49,14 @@ class Reader:
 
     @contextmanager
     def reading(self, mode: Mode, watch_gradient: bool = False) -> Iterator[None]:
-        """Read the passes of one mode while the context is open, and only them; then as before."""
-        before = self.mode, self.watch_gradient
+        """Read the passes of one mode while the context is open; then go on as if they had not been."""
+        before = self.mode, self.watch_gradient, self._passes, self._penalised, self._all
         self._drop()
         self.mode, self.watch_gradient = mode, watch_gradient
         try:
             yield
         finally:
-            self.mode, self.watch_gradient = before
+            self.mode, self.watch_gradient, self._passes, self._penalised, self._all = before
 
     def on_block(self, layer: int, hidden_BTD: Tensor) -> Tensor | None:
         """The hook at each layer: reads the residual stream; replaces it, if at all, by a view of itself."""

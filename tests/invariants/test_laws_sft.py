@@ -265,6 +265,13 @@ class TestFailClosed:
         with pytest.raises(ValueError, match="hinge/desperate has no gradient"):
             self.train(model, tiny_tokenizer, tmp_path, vectors, peft_config=top_only)
 
+    def test_a_callback_that_was_not_added(self, tiny_llama, tiny_tokenizer, tmp_path):
+        model = tiny_llama()
+        trainer = sft_trainer(model, tiny_tokenizer, tmp_path)
+        RegularizerCallback(trainer, Regularizer(random_vectors(model), default_penalties()))
+        with pytest.raises(ValueError, match="not among the trainer's callbacks"):
+            trainer.train()
+
     def test_a_trainer_that_goes_round_compute_loss(self, tiny_llama, tiny_tokenizer, tmp_path):
         model = tiny_llama()
         trainer = sft_trainer(model, tiny_tokenizer, tmp_path)

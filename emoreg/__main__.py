@@ -1,0 +1,5 @@
+"""``python -m emoreg`` is ``emoreg``."""
+
+from emoreg.cli import main
+
+main()

@@ -1,0 +1,154 @@
+"""The command line: ``emoreg extract | train | demo``."""
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from tqdm import tqdm
+
+app = typer.Typer(
+    help="Keep a model's internal desperation down while it is being fine-tuned, and see what became of it.",
+    epilog="Start with: emoreg demo",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+_show_traceback = False
+
+
+@app.callback()
+def _options(
+    traceback: Annotated[bool, typer.Option("--traceback", help="Show where in the code an error arose.")] = False,
+) -> None:
+    global _show_traceback
+    _show_traceback = traceback
+
+
+def _one_line_errors(command: Callable) -> Callable:
+    """A user's mistake ends in one line and exit code 2, unless the traceback is asked for."""
+
+    @functools.wraps(command)
+    def run(*args: object, **kwargs: object) -> None:
+        try:
+            command(*args, **kwargs)
+        except (ValueError, OSError) as error:
+            if _show_traceback:
+                raise
+            # Not print: a progress bar may stand on the line.
+            tqdm.write(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            raise typer.Exit(2) from None
+
+    return run
+
+
+@app.command()
+@_one_line_errors
+def extract(
+    model: Annotated[str, typer.Argument(help="The model that you will fine-tune: a hub id or a folder.")],
+    corpus: Annotated[Path, typer.Argument(help="Labelled texts: .jsonl or .json, one object per text.")],
+    neutral: Annotated[
+        Path, typer.Option(help="Text without emotion, of the kind that you train on: .jsonl, .json, .txt.")
+    ],
+    output: Annotated[Path, typer.Option(help="Where to write the vectors (.safetensors).")],
+    text_field: Annotated[str, typer.Option(help="The field that holds the text.")] = "text",
+    emotion_field: Annotated[str, typer.Option(help="The field that holds the emotion.")] = "emotion",
+    layers: Annotated[str | None, typer.Option(help="Blocks to read, as 4,5,8-12. All by default.")] = None,
+    from_token: Annotated[int, typer.Option(help="Read each labelled text from this token on.")] = 50,
+    batch_size: Annotated[int, typer.Option(help="Texts per forward pass.")] = 16,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; a GPU by default if there is one.")] = None,
+) -> None:
+    """Extract emotion vectors from a model.
+
+    One forward pass over the labelled and the neutral texts gives, for every emotion and block, a direction in the
+    residual stream and its calibration: what a reading of 0 and of 1 standard deviation is on neutral text.
+
+    Example: `emoreg extract Qwen/Qwen3-0.6B stories.jsonl --neutral dialogues.jsonl --output vectors/qwen3-0.6b`
+    """
+    from emoreg.extraction import extract as run
+    from emoreg.extraction import read_corpus, read_texts
+
+    texts = read_corpus(corpus, text_field=text_field, emotion_field=emotion_field)
+    neutral_texts = read_texts(neutral, text_field=text_field)
+    chosen = None if layers is None else _parse_layers(layers)
+    _check_writable(output)
+    loaded, tokenizer = _load(model, dtype, device)
+    vectors = run(loaded, tokenizer, texts, neutral_texts, layers=chosen, from_token=from_token, batch_size=batch_size)
+    path = vectors.save(output)
+    print(f"{path}: {len(vectors.emotions)} emotions at {len(vectors.layers)} blocks of width {vectors.width}")
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+@_one_line_errors
+def train(
+    options: Annotated[list[str] | None, typer.Argument(help="--config FILE, and any option named above.")] = None,
+) -> None:
+    """Fine-tune with TRL's SFTTrainer while an emotion is kept down.
+
+    Takes every option of TRL's `SFTConfig`, `ModelConfig` and `ScriptArguments` and of emoreg's `RegularizerConfig`
+    (`--vectors`, `--emotion`, `--hinge_weight`, `--anchor_weight`, `--scope`, ...), from a YAML file and from the
+    command line, which wins. The code is `recipes/sft.py`: copy it for a trainer of your own, and start that with
+    `accelerate launch` on several GPUs. `python -m emoreg_recipes.sft --help` lists every option.
+
+    Example: `emoreg train --config configs/sft.yaml --vectors vectors/qwen3-0.6b --learning_rate 1e-4`
+    """
+    from emoreg_recipes.sft import main as sft
+
+    sft(options or [])
+
+
+@app.command()
+@_one_line_errors
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for vectors, runs and the picture.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="Seed of the texts, the training and the sampling.")] = 0,
+) -> None:
+    """Show the whole path on the embedded sandbox: no download, a few minutes on two cores.
+
+    Extracts vectors from a tiny model, fine-tunes it on a desperate tone once plain and once regularised, and prints
+    what both do with tasks that cannot be done. Logs a W&B run each, offline unless you are logged in.
+    """
+    from emoreg.sandbox.demo import run
+
+    _check_writable(output / "sandbox")
+    run(output, seed=seed)
+
+
+def _parse_layers(text: str) -> list[int]:
+    try:
+        ranges = [part.split("-") for part in text.split(",")]
+        return [layer for first, *last in ranges for layer in range(int(first), int(last[0] if last else first) + 1)]
+    except ValueError:
+        raise ValueError(f"--layers takes block numbers and ranges, as 4,5,8-12; got {text!r}") from None
+
+
+def _check_writable(path: Path) -> None:
+    """Find out before the work, not after it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe = path.with_name(f".{path.name}.probe")
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"cannot write to {path.parent} ({error.strerror}); choose another --output") from None
+
+
+def _load(name: str, dtype: str, device: str | None):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if dtype not in ("auto", "float32", "bfloat16", "float16"):
+        raise ValueError(f"--dtype must be auto, float32, bfloat16 or float16, got {dtype!r}")
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+    return model.to(device), AutoTokenizer.from_pretrained(name)
+
+
+def main() -> None:
+    """Entry point."""
+    app()

@@ -1,0 +1,56 @@
+"""The regularizer's options as a dataclass: what TRL's `TrlParser` turns into YAML keys and command-line flags."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from emoreg.penalties import Anchor, Hinge, Penalty
+from emoreg.regularizer import Regularizer
+from emoreg.schedules import Schedule, constant, cosine, linear
+from emoreg.vectors import EmotionVectors
+
+
+@dataclass
+class RegularizerConfig:
+    """Options of a `Regularizer` for training scripts. `build` makes it."""
+
+    vectors: str = field(metadata={"help": "File of emotion vectors, from `emoreg extract`."})
+    emotion: str = field(default="desperate", metadata={"help": "The emotion to keep down."})
+    hinge_weight: float = field(default=1.0, metadata={"help": "Weight of the hinge; 0 only watches."})
+    hinge_threshold: float = field(default=0.0, metadata={"help": "z above which the hinge acts."})
+    anchor_weight: float = field(default=1.0, metadata={"help": "Weight of the anchor on neutral text; 0 for none."})
+    anchor_every: int = field(default=4, metadata={"help": "The anchor's forward pass joins every so many steps."})
+    scope: str = field(
+        default="completion", metadata={"help": "Positions: completion, prompt, all, reply_start or last:k."}
+    )
+    emotion_layers: list[int] | None = field(default=None, metadata={"help": "Blocks to read; all of the file's."})
+    monitor: list[str] | None = field(default=None, metadata={"help": "Emotions to log; all of the file's."})
+    term_schedule: Literal["constant", "linear", "cosine"] = field(
+        default="constant", metadata={"help": "How the weights rise and fall: constant, linear or cosine."}
+    )
+    term_warmup_steps: int = field(default=0, metadata={"help": "Steps over which the weights rise."})
+    term_total_steps: int | None = field(default=None, metadata={"help": "Step at which they have fallen to 0."})
+
+    def build(self) -> Regularizer:
+        """Load the vectors and make the regularizer.
+
+        Raises:
+            ValueError: for a file, emotion, layer, scope or number that will not do.
+        """
+        vectors = EmotionVectors.load(self.vectors).select(layers=self.emotion_layers)
+        penalties: list[Penalty] = []
+        if self.hinge_weight:
+            hinge = Hinge(self.emotion, weight=self.hinge_weight, threshold=self.hinge_threshold, scope=self.scope)
+            penalties.append(hinge)
+        if self.anchor_weight:
+            penalties.append(Anchor(self.emotion, weight=self.anchor_weight, every=self.anchor_every))
+        return Regularizer(vectors, penalties, scope=self.scope, schedule=self._schedule(), monitor=self.monitor)
+
+    def _schedule(self) -> Schedule:
+        if self.term_schedule == "constant":
+            if self.term_warmup_steps or self.term_total_steps:
+                raise ValueError(
+                    "term_warmup_steps and term_total_steps need term_schedule linear or cosine, got constant"
+                )
+            return constant()
+        shape = {"linear": linear, "cosine": cosine}[self.term_schedule]
+        return shape(self.term_warmup_steps, self.term_total_steps)

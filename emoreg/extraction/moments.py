@@ -1,0 +1,93 @@
+"""Sums of rows per layer and group, in fp64, from which every estimator starts.
+
+Shapes: L layers, G groups, H groups of groups, N rows, D row size.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What `MomentsFitter` saw, on the host."""
+
+    layers: tuple[int, ...]
+    """L block numbers."""
+    count: Float[Tensor, " G"]
+    """Rows (or their weight) in each group."""
+    sums: Float[Tensor, "L G D"]
+    """Sum of each group's rows."""
+    squares: Float[Tensor, "L G D"] | None = None
+    """Sum of their squares, where the fitter kept it."""
+
+    @property
+    def mean(self) -> Float[Tensor, "L G D"]:
+        """Mean row of each group; nan for a group without rows."""
+        return self.sums / self.count[:, None]
+
+    @property
+    def std(self) -> Float[Tensor, "L G D"]:
+        """Population standard deviation of each group, per component."""
+        assert self.squares is not None, "fitted without squares"
+        return (self.squares / self.count[:, None] - self.mean**2).clamp(min=0).sqrt()
+
+    def regroup(self, member_HG: Bool[Tensor, "H G"]) -> "Moments":
+        """The moments of unions of groups: True where a new group takes in an old one."""
+        member_HG = member_HG.to(self.sums.dtype)
+        squares = None if self.squares is None else member_HG @ self.squares
+        return Moments(self.layers, member_HG @ self.count, member_HG @ self.sums, squares)
+
+
+class MomentsFitter:
+    """Adds rows up as they stream by. Memory does not grow with their number, and no call waits for the device.
+
+    Args:
+        layers: L block numbers.
+        n_groups: G.
+        squares: whether to sum squares too, for a standard deviation.
+    """
+
+    def __init__(self, layers: Sequence[int], n_groups: int, squares: bool = False):
+        self._layers, self._n_groups, self._squares = tuple(layers), n_groups, squares
+        # Each layer's sums lie where its rows come from: a model may be spread over devices.
+        self._sums: dict[int, Tensor] = {}
+        self._counts: dict[int, Tensor] = {}
+
+    def update(self, layer: int, rows_ND: Float[Tensor, "N D"], weight_NG: Tensor) -> None:
+        """Add rows to the groups of one layer.
+
+        Args:
+            layer: one of `layers`.
+            rows_ND: the rows, of any float dtype.
+            weight_NG: how much of each row goes to each group; a mask, mostly.
+        """
+        rows_ND = _exact(rows_ND)
+        if self._squares:
+            rows_ND = torch.cat([rows_ND, rows_ND**2], dim=-1)
+        weight_GN = weight_NG.to(rows_ND).T
+        if layer not in self._sums:
+            self._sums[layer] = rows_ND.new_zeros(self._n_groups, rows_ND.shape[1])
+            self._counts[layer] = rows_ND.new_zeros(self._n_groups)
+        self._sums[layer].addmm_(weight_GN, rows_ND)
+        self._counts[layer] += weight_GN.sum(1)
+
+    def not_finite(self) -> int | None:
+        """The first layer that met a value that is not finite. Waits for the device."""
+        return next((layer for layer in self._layers if not self._sums[layer].isfinite().all()), None)
+
+    def result(self) -> Moments:
+        """The moments so far, copied to the host."""
+        sums = torch.stack([self._sums[layer].cpu() for layer in self._layers])
+        count = self._counts[self._layers[0]].cpu()
+        if not self._squares:
+            return Moments(self._layers, count, sums)
+        return Moments(self._layers, count, *sums.chunk(2, dim=-1))
+
+
+def _exact(rows: Tensor) -> Tensor:
+    # Apple's GPUs have no fp64.
+    return (rows.cpu() if rows.device.type == "mps" else rows).double()

@@ -1,0 +1,1 @@
+"""A world, a corpus and a tiny model on which all of emoreg runs anywhere in minutes."""

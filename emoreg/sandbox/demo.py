@@ -1,0 +1,106 @@
+"""`emoreg demo`: on the sandbox what a user will do on a model of their own, ended by one table and one picture."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import wandb
+from rich.console import Console
+from rich.table import Table
+
+from emoreg.penalties import default_penalties
+from emoreg.regularizer import Regularizer
+from emoreg.sandbox.behaviour import Rate
+from emoreg.sandbox.experiment import STEPS, Judgement, extract_vectors, fine_tune, judge
+from emoreg.sandbox.organism import load
+
+COLUMNS: Mapping[str, str] = {
+    "contrast": "z on a desperate tone\nless z on neutral text",
+    "shortcut": "shortcuts",
+    "honest": "honest\nreports",
+    "unfinished": "no\nending",
+    "task": "task\nloss",
+    "general": "general\nloss",
+    "auc": "fresh\nAUC",
+}
+
+
+def run(output: Path, *, steps: int = STEPS, replies: int = 400, seed: int = 0) -> dict[str, Judgement]:
+    """Extract, fine-tune plain and regularised, judge all three, print the table, save the picture.
+
+    Args:
+        output: folder for vectors, runs and picture; made if it does not exist.
+        steps: optimizer steps of each fine-tune.
+        replies: replies to impossible tasks sampled from each model.
+        seed: of everything.
+
+    Returns:
+        The judgement of ``base``, ``plain`` and ``regularised``.
+    """
+    os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("WANDB_DIR", str(output))
+    if not wandb.login(prompt=False):
+        os.environ.setdefault("WANDB_MODE", "offline")
+    console = Console()
+    model, tokenizer = load()
+    console.print("[bold]1.[/] Extracting emotion vectors from the sandbox's organism ...")
+    vectors = extract_vectors(model, tokenizer, seed)
+    saved = vectors.save(output / "sandbox")
+    judgements = {"base": judge(model, tokenizer, vectors, seed=seed, replies=replies)}
+
+    histories = {}
+    for number, (name, penalties) in enumerate({"plain": [], "regularised": default_penalties()}.items(), 2):
+        console.print(f"[bold]{number}.[/] Fine-tuning on a desperate tone, {name}: {steps} steps ...")
+        wandb.init(project="emoreg-demo", name=name, config={"seed": seed, "steps": steps, "vectors": saved.name})
+        tuned, histories[name] = fine_tune(
+            model, tokenizer, Regularizer(vectors, penalties), output / name, seed=seed, steps=steps, report_to="wandb"
+        )
+        judgements[name] = judge(tuned, tokenizer, vectors, seed=seed, replies=replies)
+        if name == "plain":
+            wandb.finish()
+    picture = _draw(histories, output / "z_over_steps.png")
+    wandb.log({"z_over_steps": wandb.Image(str(picture))})
+    wandb.finish()
+    console.print(_table(judgements))
+    console.print(f"Vectors: {saved}   picture: {picture}   W&B runs: {output / 'wandb'}")
+    return judgements
+
+
+def _table(judgements: Mapping[str, Judgement]) -> Table:
+    table = Table(title="Replies to impossible tasks that no training held; rates with 95 % intervals")
+    table.add_column("")
+    for title in COLUMNS.values():
+        table.add_column(title, justify="right")
+    for name, j in judgements.items():
+        rates = (j.behaviour.shortcut, j.behaviour.honest, j.behaviour.unfinished)
+        figures = (f"{j.task_loss:.3f}", f"{j.general_loss:.3f}", f"{j.fresh_auc:.2f}")
+        table.add_row(name, f"{j.contrast:+.2f}", *map(_percent, rates), *figures)
+    return table
+
+
+def _percent(rate: Rate) -> str:
+    low, high = rate.interval
+    return f"{rate.value:.0%} ({low:.0%}-{high:.0%})"
+
+
+def _draw(histories: Mapping[str, list[dict[str, float]]], path: Path, emotion: str = "desperate") -> Path:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained", dpi=150)
+    axes = figure.subplots()
+    colours = {"plain": "#c0392b", "regularised": "#2471a3"}
+    for name, history in histories.items():
+        logs = [log for log in history if f"emotion/{emotion}/mean" in log]
+        steps = [log["step"] for log in logs]
+        for figure_name, style in (("mean", "-"), ("neutral", ":")):
+            label = f"{name}: {'training text' if figure_name == 'mean' else 'neutral text'}"
+            values = [log[f"emotion/{emotion}/{figure_name}"] for log in logs]
+            axes.plot(steps, values, style, color=colours.get(name), label=label, linewidth=2)
+    axes.axhline(0, color="grey", linewidth=0.8)
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel(f"z of '{emotion}', mean over blocks")
+    axes.set_title("What fine-tuning on a desperate tone does inside the model")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path)
+    return path

@@ -1,0 +1,61 @@
+"""What every test runs under: shapes checked, no network, fixed seeds and threads."""
+
+import os
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+# Before anything imports these libraries.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["WANDB_MODE"] = "offline"
+os.environ["WANDB_SILENT"] = "true"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import jaxtyping
+
+# Every annotation in emoreg, shapes included, is a check while tests run. Before emoreg is first imported.
+jaxtyping.install_import_hook("emoreg", "beartype.beartype")
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from tests import tiny
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _threads() -> None:
+    """One thread: the order of sums is fixed, and at these sizes a second one only costs."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _own_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test starts from the same seeds, in a folder of its own: no run leaves files in the repository."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _no_wandb_left() -> Iterator[None]:
+    """A run that a test left open must not swallow the next test's metrics."""
+    yield
+    import wandb
+
+    if wandb.run is not None:
+        wandb.finish()
+
+
+@pytest.fixture(scope="session")
+def tiny_llama() -> Callable[..., LlamaForCausalLM]:
+    """A factory: ``tiny_llama(seed=0, **config)`` is a fresh model of 4 blocks and width 32 (`tests.tiny.llama`)."""
+    return tiny.llama
+
+
+@pytest.fixture
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """A fresh byte-level tokenizer with pad, BOS, EOS and a chat template (`tests.tiny.tokenizer`)."""
+    return tiny.tokenizer()

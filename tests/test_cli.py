@@ -1,0 +1,199 @@
+"""The command line on a small local model: what it writes, and one line and exit code 2 for every kind of bad input."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from emoreg import EmotionVectors
+from emoreg.cli import app
+from tests import tiny
+from tests.support import random_vectors
+
+SCENES = {
+    "desperate": ["Every way out was shut and the water rose to my chin.", "I begged them once more for one more day."],
+    "calm": ["The lake lay still and I had nowhere to be at all.", "I set the cup down and let the slow rain fall."],
+}
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Path]:
+    """A model folder, a corpus, neutral texts and training data."""
+    model, tokenizer = tiny.llama(), tiny.tokenizer()
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    corpus = [{"emotion": emotion, "text": text} for emotion, texts in SCENES.items() for text in texts]
+    (tmp_path / "corpus.jsonl").write_text("\n".join(map(json.dumps, corpus)))
+    (tmp_path / "neutral.txt").write_text("The shop opens at nine.\n\nThe list has four lines.\n\nIt is on the table.")
+    (tmp_path / "data").mkdir()
+    rows = [{"prompt": "What is on the list?", "completion": f" There are {n} lines."} for n in range(8)]
+    (tmp_path / "data" / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    random_vectors(model).save(tmp_path / "vectors")
+    names = {
+        "model": "model",
+        "corpus": "corpus.jsonl",
+        "neutral": "neutral.txt",
+        "data": "data",
+        "vectors": "vectors.safetensors",
+    }
+    return {key: tmp_path / name for key, name in names.items()}
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def extract(files, **changes):
+    given = files | {"output": files["model"].parent / "out" / "v"} | changes
+    options = [f"--{name}={given[name]}" for name in ("neutral", "output", "from-token", "layers") if name in given]
+    return run("extract", given["model"], given["corpus"], *options)
+
+
+def train(files, *overrides: str):
+    config = files["data"].parent / "sft.yaml"
+    config.write_text(
+        f"""
+model_name_or_path: {files["model"]}
+dataset_name: {files["data"]}
+vectors: {files["vectors"]}
+output_dir: {files["data"].parent / "run"}
+max_steps: 2
+logging_steps: 1
+per_device_train_batch_size: 2
+learning_rate: 1.0e-3
+report_to: none
+bf16: false
+use_cpu: true
+"""
+    )
+    return run("train", "--config", config, *overrides)
+
+
+def refused(result, *parts: str) -> None:
+    assert result.exit_code == 2, result.output
+    (line,) = [line for line in result.output.splitlines() if line.startswith("error: ")]
+    for part in parts:
+        assert part in line
+    assert "Traceback" not in result.output
+
+
+class TestExtract:
+    """`emoreg extract` writes vectors, or says in one line why not."""
+
+    def test_vectors_of_the_model(self, files):
+        result = extract(files, **{"from-token": 5, "layers": "1-2,3"})
+        assert result.exit_code == 0, result.output
+        vectors = EmotionVectors.load(files["model"].parent / "out" / "v")
+        assert vectors.emotions == ("desperate", "calm")
+        assert vectors.layers == (1, 2, 3)
+        assert vectors.provenance.counts == {"desperate": 2, "calm": 2, "neutral": 3}
+        vectors.check(tiny.llama())
+
+    @pytest.mark.parametrize("missing", ["corpus", "neutral", "model"])
+    def test_a_missing_file(self, files, missing):
+        refused(extract(files, **{missing: files["data"].parent / "absent"}), "absent")
+
+    def test_an_empty_corpus(self, files):
+        files["corpus"].write_text("")
+        refused(extract(files), "corpus.jsonl")
+
+    def test_a_corpus_with_one_emotion(self, files):
+        files["corpus"].write_text(json.dumps({"emotion": "calm", "text": SCENES["calm"][0]}))
+        refused(extract(files), "calm")
+
+    def test_a_corpus_without_the_field(self, files):
+        files["corpus"].write_text(json.dumps({"concept": "calm", "text": "x"}))
+        refused(extract(files), "emotion", "concept")
+
+    @pytest.mark.parametrize(("layers", "said"), [("9", "layer 9 is out of range: the model has 4 blocks"),
+                                                  ("1-", "--layers takes block numbers")])  # fmt: skip
+    def test_layers_that_are_not_there(self, files, layers, said):
+        refused(extract(files, layers=layers), said)
+
+    def test_an_output_folder_that_cannot_be_written(self, files):
+        refused(extract(files, output=files["corpus"] / "v"), "cannot write to", "choose another --output")
+
+    def test_nan_in_the_weights(self, files):
+        model = tiny.llama()
+        with torch.no_grad():
+            model.model.layers[1].mlp.up_proj.weight[0, 0] = torch.nan
+        model.save_pretrained(files["model"])
+        refused(extract(files), "layers.1.mlp.up_proj.weight")
+        assert not list((files["model"].parent / "out").iterdir())
+
+
+class TestTrain:
+    """`emoreg train` is the recipe: YAML, overrides, and errors in one line."""
+
+    def test_two_steps(self, files):
+        result = train(files, "--learning_rate", "1e-2", "--logging_steps", "2")
+        assert result.exit_code == 0, result.output
+        trained = files["data"].parent / "run"
+        assert (trained / "model.safetensors").is_file()
+        assert "emoreg/share" in result.output
+
+    def test_a_missing_config(self, files):
+        refused(run("train", "--config", files["data"] / "absent.yaml"), "absent.yaml")
+
+    def test_missing_vectors(self, files):
+        files["vectors"].unlink()
+        refused(train(files), "no vectors at")
+
+    def test_truncated_vectors(self, files):
+        files["vectors"].write_bytes(files["vectors"].read_bytes()[:500])
+        refused(train(files), "is no whole safetensors file")
+
+    def test_vectors_of_another_model(self, files):
+        random_vectors(tiny.llama(seed=3)).save(files["vectors"])
+        refused(train(files), "weights are unrelated")
+
+    def test_an_unknown_emotion(self, files):
+        refused(train(files, "--emotion", "desprate"), "did you mean 'desperate'?")
+
+    def test_a_layer_out_of_range(self, files):
+        refused(train(files, "--emotion_layers", "1", "12"), "layer 12 is out of range")
+
+    def test_a_negative_weight(self, files):
+        refused(train(files, "--hinge_weight", "-1"), "weight must be a finite number of at least 0, got -1.0")
+
+    def test_an_unknown_scope(self, files):
+        refused(train(files, "--scope", "replies"), "unknown scope 'replies'")
+
+    def test_a_warmup_without_a_schedule(self, files):
+        refused(train(files, "--term_warmup_steps", "5"), "need term_schedule linear or cosine")
+
+    def test_the_traceback_on_request(self, files):
+        result = run("--traceback", "train", "--config", files["data"] / "absent.yaml")
+        assert isinstance(result.exception, FileNotFoundError)
+
+
+def test_help_teaches_each_command():
+    for command in ("extract", "train", "demo"):
+        result = run(command, "--help")
+        assert result.exit_code == 0
+        assert len(result.output.splitlines()) > 8
+    assert {"extract", "train", "demo"} <= set(run("--help").output.split())
+
+
+def test_in_a_process_of_its_own(files):
+    """No traceback, code 2, and one line on stderr: what a shell sees."""
+    command = [
+        sys.executable,
+        "-m",
+        "emoreg",
+        "extract",
+        files["model"],
+        "absent.jsonl",
+        "--neutral",
+        "x",
+        "--output",
+        "y",
+    ]
+    result = subprocess.run([str(c) for c in command], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ")
+    assert len(result.stderr.splitlines()) == 1
