@@ -58,6 +58,7 @@ def extract(
     emotion_field: Annotated[str, typer.Option(help="The field that holds the emotion.")] = "emotion",
     layers: Annotated[str | None, typer.Option(help="Blocks to read, as 4,5,8-12. All by default.")] = None,
     from_token: Annotated[int, typer.Option(help="Read each labelled text from this token on.")] = 50,
+    denoise: Annotated[float, typer.Option(help="Share of neutral variance to take out of the directions.")] = 0.5,
     batch_size: Annotated[int, typer.Option(help="Texts per forward pass.")] = 16,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; a GPU by default if there is one.")] = None,
@@ -77,7 +78,8 @@ def extract(
     chosen = None if layers is None else _parse_layers(layers)
     _check_writable(output)
     loaded, tokenizer = _load(model, dtype, device)
-    vectors = run(loaded, tokenizer, texts, neutral_texts, layers=chosen, from_token=from_token, batch_size=batch_size)
+    vectors = run(loaded, tokenizer, texts, neutral_texts, layers=chosen, from_token=from_token,
+                  denoise_share=denoise, batch_size=batch_size)  # fmt: skip
     path = vectors.save(output)
     print(f"{path}: {len(vectors.emotions)} emotions at {len(vectors.layers)} blocks of width {vectors.width}")
 
@@ -96,7 +98,7 @@ def train(
 
     Example: `emoreg train --config configs/sft.yaml --vectors vectors/qwen3-0.6b --learning_rate 1e-4`
     """
-    from emoreg_recipes.sft import main as sft
+    from emoreg_recipes.sft import main as sft  # pyright: ignore[reportMissingImports] - recipes/, as installed
 
     sft(options or [])
 
@@ -139,6 +141,7 @@ def _check_writable(path: Path) -> None:
 
 def _load(name: str, dtype: str, device: str | None):
     import torch
+    from torch import nn
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if dtype not in ("auto", "float32", "bfloat16", "float16"):
@@ -146,7 +149,7 @@ def _load(name: str, dtype: str, device: str | None):
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
-    return model.to(device), AutoTokenizer.from_pretrained(name)
+    return nn.Module.to(model, device), AutoTokenizer.from_pretrained(name)
 
 
 def main() -> None:

@@ -15,9 +15,9 @@ class RegularizerConfig:
 
     vectors: str = field(metadata={"help": "File of emotion vectors, from `emoreg extract`."})
     emotion: str = field(default="desperate", metadata={"help": "The emotion to keep down."})
-    hinge_weight: float = field(default=1.0, metadata={"help": "Weight of the hinge; 0 only watches."})
+    hinge_weight: float = field(default=0.05, metadata={"help": "Weight of the hinge; 0 only watches."})
     hinge_threshold: float = field(default=0.0, metadata={"help": "z above which the hinge acts."})
-    anchor_weight: float = field(default=1.0, metadata={"help": "Weight of the anchor on neutral text; 0 for none."})
+    anchor_weight: float = field(default=0.3, metadata={"help": "Weight of the anchor on neutral text; 0 for none."})
     anchor_every: int = field(default=4, metadata={"help": "The anchor's forward pass joins every so many steps."})
     scope: str = field(
         default="completion", metadata={"help": "Positions: completion, prompt, all, reply_start or last:k."}

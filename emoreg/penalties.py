@@ -23,7 +23,7 @@ def _check_number(name: str, value: float, low: float) -> None:
 @dataclass(frozen=True, kw_only=True)
 class _Penalty:
     emotion: str = field(kw_only=False)
-    weight: float = 1.0
+    weight: float
     """Factor on the mean penalty, as it joins the loss."""
     layers: Sequence[int] | None = None
     """Blocks that it acts on; all blocks of the vectors by default."""
@@ -43,6 +43,7 @@ class _Penalty:
 class Hinge(_Penalty):
     """One-sided: ``max(0, z - threshold)^2``. Nothing below the threshold, so calm text is left alone."""
 
+    weight: float = 0.05
     threshold: float = 0.0
     """In z: standard deviations of the base model's readings on neutral text."""
     scope: Scope = "completion"
@@ -61,6 +62,7 @@ class Hinge(_Penalty):
 class Band(_Penalty):
     """Two-sided: squared distance of z from the interval ``[low, high]``."""
 
+    weight: float = 0.05
     low: float = -1.0
     high: float = 1.0
     scope: Scope = "completion"
@@ -80,13 +82,14 @@ class Band(_Penalty):
 
 @dataclass(frozen=True, kw_only=True)
 class Anchor(_Penalty):
-    """Keep neutral reference text where the base model had it: ``(z - z_base)^2`` of each reference text's mean z.
+    """Keep neutral reference text where the base model had it: ``(z - z_base)^2`` at each of its tokens.
 
     Without it a one-sided penalty is met by translation: every text, neutral ones too, moves down the direction.
     The reference texts travel with the vectors and are run through the model every ``every``-th optimizer step,
     ``texts`` of them in turn; the weight is multiplied by ``every``, so that its strength does not depend on it.
     """
 
+    weight: float = 0.3
     every: int = 4
     texts: int = 4
 
@@ -97,15 +100,15 @@ class Anchor(_Penalty):
                 raise ValueError(f"{name} must be a whole number of at least 1, got {getattr(self, name)!r}")
 
     def __call__(self, z: Float[Tensor, "*shape"], z_base: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """The penalty of each text and layer."""
+        """The penalty at each token."""
         return (z - z_base).square()
 
 
 Penalty = Hinge | Band | Anchor
 
 
-def default_penalties(emotion: str = "desperate", hinge: float = 1.0, anchor: float = 1.0) -> list[Penalty]:
-    """The set that the sandbox experiments settled on: an anchored hinge at every block.
+def default_penalties(emotion: str = "desperate", hinge: float = 0.05, anchor: float = 0.3) -> list[Penalty]:
+    """The set that the sandbox experiments settled on: an anchored hinge at every block (``docs/sandbox.md``).
 
     Args:
         emotion: the emotion to keep down.

@@ -187,9 +187,9 @@ class Term:
     def _anchored(self, anchor: Anchor, step: int) -> Tensor:
         n = min(anchor.texts, len(self.reference))
         turn = step // anchor.every % (len(self.reference) // n)
-        z_NLP, base_NLP = self.reference.anchored(slice(turn * n, turn * n + n))
+        z_TLP, base_TLP = self.reference.anchored(slice(turn * n, turn * n + n))
         k = self._k(anchor)
-        mean = torch.stack([anchor(z_NLP[:, row, k], base_NLP[:, row, k]) for row in self._rows(anchor)]).mean()
+        mean = torch.stack([anchor(z_TLP[:, row, k], base_TLP[:, row, k]) for row in self._rows(anchor)]).mean()
         self.statistics.add(f"{anchor.name}/penalty", mean.detach())
         return mean
 

@@ -57,8 +57,8 @@ class EmotionVectors:
     """Token ids of neutral reference texts, right-padded. What anchors and contrasts are measured on."""
     reference_mask: Bool[Tensor, "N T"]
     """True where `reference_ids` holds a token that counts: not padding, not BOS."""
-    reference_z: Float[Tensor, "N L K"]
-    """The base model's mean z over each reference text."""
+    reference_z: Float[Tensor, "N T L K"]
+    """The base model's z at each of their tokens; 0 where the mask is False."""
     provenance: Provenance
     weights: dict[str, Tensor] = field(default_factory=dict, repr=False)
     """Sampled weights of the base model (`emoreg.provenance.sample_weights`)."""
@@ -71,7 +71,7 @@ class EmotionVectors:
             "std": (n_layers, n_emotions),
             "residual_norm": (n_layers,),
             "reference_mask": (n_texts, n_tokens),
-            "reference_z": (n_texts, n_layers, n_emotions),
+            "reference_z": (n_texts, n_tokens, n_layers, n_emotions),
         }.items():
             if tuple(getattr(self, name).shape) != shape:
                 raise ValueError(f"{name} has shape {tuple(getattr(self, name).shape)}, expected {shape}")
@@ -128,7 +128,7 @@ class EmotionVectors:
             mean=self.mean[rows][:, k],
             std=self.std[rows][:, k],
             residual_norm=self.residual_norm[rows],
-            reference_z=self.reference_z[:, rows][:, :, k],
+            reference_z=self.reference_z[:, :, rows][..., k],
         )
 
     def check(self, model: nn.Module) -> None:

@@ -27,7 +27,8 @@ from emoreg.config import RegularizerConfig
 
 def main(arguments: Sequence[str] | None = None) -> SFTTrainer:
     """Parse, train, save."""
-    parser = TrlParser((ScriptArguments, DatasetMixtureConfig, SFTConfig, ModelConfig, RegularizerConfig))
+    groups = [ScriptArguments, DatasetMixtureConfig, SFTConfig, ModelConfig, RegularizerConfig]
+    parser = TrlParser(groups)  # pyright: ignore[reportArgumentType] - it takes any dataclass
     script, mixture, training, model, regularizer = parser.parse_args_and_config(arguments)
 
     reg = regularizer.build()  # first: a wrong name or file should fail before a model is loaded

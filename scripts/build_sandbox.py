@@ -33,7 +33,7 @@ def main() -> None:
     model = organism.build_model(tokenizer, args.seed)
     loss = organism.train(model, tokenizer(texts)["input_ids"], seed=args.seed, steps=args.steps)
 
-    model = model.to(torch.float16)  # as stored, so that the figures below are those of the file
+    model = model.half()  # as stored, so that the figures below are those of the file
     args.output.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(args.output)
     tokenizer.save_pretrained(args.output)

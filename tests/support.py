@@ -31,7 +31,7 @@ def random_vectors(
         residual_norm=torch.ones(L),
         reference_ids=torch.randint(4, 60, (4, 9), generator=make),
         reference_mask=torch.arange(9) < torch.tensor([[9], [7], [5], [8]]),
-        reference_z=torch.randn(4, L, K, generator=make),
+        reference_z=torch.randn(4, 9, L, K, generator=make),
         provenance=Provenance("tiny", None, config_hash(model), "", "", "random", "none"),
         weights=sample_weights(model),
     )

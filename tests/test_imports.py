@@ -16,7 +16,7 @@ ROWS = [
     {"penalties", "projection", "schedules", "scope", "statistics"},
     {"config", "extraction", "reader", "reference", "regularizer", "validation"},
     {"audit", "callback", "metrics", "tracking"},
-    {"__init__", "cli", "sandbox"},
+    {"__init__", "__main__", "cli", "sandbox"},
 ]
 ROW = {name: row for row, names in enumerate(ROWS) for name in names}
 # The sandbox stands on everything, and nothing but the command line stands on it.

@@ -120,7 +120,7 @@ class TestSelect:
             whole, part = getattr(vectors, field), getattr(chosen, field)
             assert torch.equal(part[0, 0], whole[1, 2]), field
             assert torch.equal(part[1, 1], whole[3, 0]), field
-        assert torch.equal(chosen.reference_z[:, 1, 0], vectors.reference_z[:, 3, 2])
+        assert torch.equal(chosen.reference_z[:, :, 1, 0], vectors.reference_z[:, :, 3, 2])
         assert torch.equal(chosen.residual_norm, vectors.residual_norm[[1, 3]])
 
     def test_an_unknown_emotion_suggests_the_nearest(self, vectors):

@@ -16,6 +16,8 @@ class LabelledText:
     emotion: str
     group: str | None = None
     """What it shares with other texts, its scenario say: a hold-out keeps a group together. None: the text alone."""
+    read_from: int = 0
+    """Character from which on the text is read; what comes before is context that the model sees."""
 
 
 def read_corpus(

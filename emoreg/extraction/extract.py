@@ -7,19 +7,19 @@ import logging
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from emoreg.extraction.corpus import LabelledText, check_corpus
-from emoreg.extraction.estimators import difference_of_means
+from emoreg.extraction.estimators import denoise, difference_of_means
 from emoreg.extraction.moments import Moments
 from emoreg.extraction.stream import Batch, Tokens, input_device, stream_moments, tokenise
 from emoreg.projection import project
 from emoreg.provenance import Provenance, config_hash, sample_weights, text_hash, tokenizer_hash
-from emoreg.residual import check_layers, decoder_blocks, unwrap
+from emoreg.residual import check_layers, decoder_blocks, evaluating, run_to, unwrap
 from emoreg.vectors import EmotionVectors
 
 logger = logging.getLogger(__name__)
@@ -33,17 +33,21 @@ def extract(
     *,
     layers: Sequence[int] | None = None,
     from_token: int = 50,
+    denoise_share: float = 0.5,
     batch_size: int = 16,
     reference_texts: int = 16,
     reference_tokens: int = 64,
     progress: bool = True,
 ) -> EmotionVectors:
-    """Directions by difference of means, calibrated on neutral text. Each text is forwarded once, without the head.
+    """Directions by difference of means, denoised and calibrated on neutral text.
 
     A text's vector is the mean of its hidden states from the n-th token on; an emotion's mean is the mean over its
-    texts; its direction is that mean less the mean over emotions, at unit length. The neutral texts, read at every
-    token along the finished directions, give each reading its zero and its unit. BOS, padding and a text's very first
-    position are never read. Sums are fp64, and memory does not grow with the number of texts.
+    texts; its direction is that mean less the mean over emotions, less what lies in the largest principal components of
+    neutral tokens, at unit length. Mean and covariance of the neutral tokens give each reading its zero and its unit.
+    BOS, padding and a text's very first position are never read.
+
+    Each text is forwarded once, without the head (the few reference texts a second time). Sums are fp64. Memory does
+    not grow with the number of texts: it holds one D x D covariance per layer, 4.8 GB for 36 layers of width 4096.
 
     Args:
         model: a causal language model of transformers, bare or wrapped; left as it is, training flags included.
@@ -52,6 +56,7 @@ def extract(
         neutral: texts without emotion, of the kind the model will be trained on.
         layers: block numbers; all of them by default. The forward pass stops at the last one.
         from_token: n, counted from 1 without BOS. Shorter texts are read from their start, with a warning.
+        denoise_share: variance of neutral tokens held by the components taken out; 0 takes out none, the source half.
         batch_size: texts per forward pass.
         reference_texts: how many of the neutral texts, from the first, are kept as reference.
         reference_tokens: to how many tokens each of these is cut, BOS included.
@@ -80,7 +85,8 @@ def extract(
     blocks = decoder_blocks(model)
     layers = check_layers(range(len(blocks)) if layers is None else layers, len(blocks))
 
-    tokens = tokenise(model, tokenizer, [labelled.text for labelled in corpus] + list(neutral))
+    read_from = [labelled.read_from for labelled in corpus] + [0] * len(neutral)
+    tokens = tokenise(model, tokenizer, [labelled.text for labelled in corpus] + list(neutral), read_from)
     labelled_tokens, neutral_tokens = tokens[: len(corpus)], tokens[len(corpus) :]
     warn_short(labelled_tokens, from_token)
     with tqdm(total=len(tokens), desc="extract", unit="text", disable=not progress) as bar:
@@ -95,35 +101,38 @@ def extract(
             bar=bar,
         )
         directions_LKD = difference_of_means(moments, emotions)
-        n_reference = min(reference_texts, len(neutral))
-        readings = _neutral_moments(
-            model, layers, neutral_tokens, directions_LKD, n_reference, reference_tokens, batch_size, bar
-        )
+        tokens_moments = _token_moments(model, layers, neutral_tokens, batch_size, bar)
 
-    mean_LGK, std_LGK = readings.mean[..., :-1], readings.std[..., :-1]  # groups: all tokens, then each reference
-    reference_LNK = (mean_LGK[:, 1:] - mean_LGK[:, :1]) / std_LGK[:, :1]
-    references = [text.ids[:reference_tokens].long() for text in neutral_tokens[:n_reference]]
+    covariance_LDD = tokens_moments.covariance[:, :-1, :-1]
+    directions_LKD = denoise(directions_LKD, covariance_LDD, denoise_share)
+    exact_LKD = directions_LKD.double()
+    mean_LK = (exact_LKD @ tokens_moments.mean[:, 0, :-1, None])[..., 0].float()
+    std_LK = (exact_LKD @ covariance_LDD * exact_LKD).sum(-1).clamp(min=0).sqrt().float()
+
+    references = [text.ids[:reference_tokens].long() for text in neutral_tokens[:reference_texts]]
+    masks = [_readable(text)[:reference_tokens] for text in neutral_tokens[:reference_texts]]
+    ids_NT, mask_NT = pad_sequence(references, batch_first=True), pad_sequence(masks, batch_first=True)
+    present_NT = pad_sequence([torch.ones_like(ids).bool() for ids in references], batch_first=True)
+    reference_NTLK = (_readings(model, layers, ids_NT, present_NT, directions_LKD) - mean_LK) / std_LK
     counts = {emotion: int(count) for emotion, count in zip(emotions, moments.count.tolist(), strict=True)}
     inner = unwrap(model)
     return EmotionVectors(
         emotions=emotions,
         layers=layers,
         directions=directions_LKD,
-        mean=mean_LGK[:, 0].float(),
-        std=std_LGK[:, 0].float(),
-        residual_norm=readings.mean[:, 0, -1].float(),
-        reference_ids=pad_sequence(references, batch_first=True),
-        reference_mask=pad_sequence(
-            [_readable(text)[:reference_tokens] for text in neutral_tokens[:n_reference]], batch_first=True
-        ),
-        reference_z=reference_LNK.transpose(0, 1).float().contiguous(),
+        mean=mean_LK,
+        std=std_LK,
+        residual_norm=tokens_moments.mean[:, 0, -1].float(),
+        reference_ids=ids_NT,
+        reference_mask=mask_NT,
+        reference_z=torch.where(mask_NT[..., None, None], reference_NTLK, 0.0),
         provenance=Provenance(
             model=getattr(inner, "name_or_path", "") or inner.config._name_or_path or type(inner).__name__,  # pyright: ignore
             revision=getattr(inner.config, "_commit_hash", None),
             config_hash=config_hash(model),
             tokenizer_hash=tokenizer_hash(tokenizer),
             corpus_hash=text_hash([part for item in corpus for part in (item.emotion, item.text)] + list(neutral)),
-            method="difference_of_means",
+            method=f"difference of means, {denoise_share:.0%} of neutral variance taken out",
             token_rule=f"mean from token {from_token} on, or of all tokens of a shorter text; neutral: every token",
             counts=counts | {"neutral": len(neutral)},
         ),
@@ -167,35 +176,36 @@ def warn_short(texts: Sequence[Tokens], from_token: int) -> None:
         )
 
 
-def _neutral_moments(
+def _token_moments(
+    model: nn.Module, layers: Sequence[int], texts: Sequence[Tokens], batch_size: int, bar: tqdm
+) -> Moments:
+    """Moments of every token's hidden state, with its norm as a last component."""
+
+    def rows(_layer: int, hidden_BTD: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        states_BTD = hidden_BTD.float()
+        rows_BTD = torch.cat([states_BTD, states_BTD.norm(dim=-1, keepdim=True)], dim=-1)
+        return rows_BTD.flatten(0, 1), batch.readable.reshape(-1, 1)
+
+    return stream_moments(model, layers, texts, rows, 1, products=True, batch_size=batch_size, bar=bar)
+
+
+def _readings(
     model: nn.Module,
     layers: Sequence[int],
-    texts: Sequence[Tokens],
+    ids_NT: Int[Tensor, "N T"],
+    attention_NT: Bool[Tensor, "N T"],
     directions_LKD: Float[Tensor, "L K D"],
-    n_reference: int,
-    reference_tokens: int,
-    batch_size: int,
-    bar: tqdm,
-) -> Moments:
-    """Moments of K readings and the residual norm, a row per token: of all texts, then of each reference text."""
-    blocks, device = decoder_blocks(model), input_device(model)
-    directions = {
-        layer: directions_KD.to(next(blocks[layer].parameters()).device)
-        for layer, directions_KD in zip(layers, directions_LKD, strict=True)
-    }
-    each_N = torch.arange(n_reference, device=device)
+) -> Float[Tensor, "N T L K"]:
+    """Readings of a few texts at every token."""
+    found, device = [], input_device(model)
 
-    def rows(layer: int, hidden_BTD: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        _, readings_BTK = project(hidden_BTD, directions[layer], 0)
-        norm_BT1 = hidden_BTD.float().norm(dim=-1, keepdim=True)
-        readable_BT1 = batch.readable.unsqueeze(-1)
-        # A causal model reads the start of a text alike whether the rest follows or not.
-        start_T1 = (torch.arange(batch.ids.shape[1], device=device) < reference_tokens).unsqueeze(-1)
-        reference_BTN = readable_BT1 & start_T1 & (batch.index[:, None, None] == each_N)
-        weight = torch.cat([readable_BT1, reference_BTN], dim=-1)
-        return torch.cat([readings_BTK, norm_BT1], dim=-1).flatten(0, 1), weight.flatten(0, 1)
+    def read(layer: int, hidden_NTD: Tensor) -> None:
+        directions_KD = directions_LKD[layers.index(layer)].to(hidden_NTD.device)
+        found.append(project(hidden_NTD, directions_KD, 0)[1].cpu())
 
-    return stream_moments(model, layers, texts, rows, 1 + n_reference, squares=True, batch_size=batch_size, bar=bar)
+    with evaluating(model):
+        run_to(model, layers, read, input_ids=ids_NT.to(device), attention_mask=attention_NT.long().to(device))
+    return torch.stack(found, dim=2)
 
 
 def _readable(text: Tokens) -> Bool[Tensor, " T"]:

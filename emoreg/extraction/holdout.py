@@ -75,7 +75,9 @@ def held_out_auc(
     blocks = decoder_blocks(model)
     layers = check_layers(range(len(blocks)) if layers is None else layers, len(blocks))
     fold_of_text = _folds(corpus, (positive, negative), folds, seed)
-    tokens = tokenise(model, tokenizer, [labelled.text for labelled in corpus])
+    tokens = tokenise(
+        model, tokenizer, [labelled.text for labelled in corpus], [labelled.read_from for labelled in corpus]
+    )
     warn_short(tokens, from_token)
     judged = [n for n, labelled in enumerate(corpus) if labelled.emotion in (positive, negative)]
 

@@ -21,8 +21,8 @@ class Moments:
     """Rows (or their weight) in each group."""
     sums: Float[Tensor, "L G D"]
     """Sum of each group's rows."""
-    squares: Float[Tensor, "L G D"] | None = None
-    """Sum of their squares, where the fitter kept it."""
+    products: Float[Tensor, "L D D"] | None = None
+    """Sum of all rows' outer products with themselves, where the fitter kept it."""
 
     @property
     def mean(self) -> Float[Tensor, "L G D"]:
@@ -30,16 +30,16 @@ class Moments:
         return self.sums / self.count[:, None]
 
     @property
-    def std(self) -> Float[Tensor, "L G D"]:
-        """Population standard deviation of each group, per component."""
-        assert self.squares is not None, "fitted without squares"
-        return (self.squares / self.count[:, None] - self.mean**2).clamp(min=0).sqrt()
+    def covariance(self) -> Float[Tensor, "L D D"]:
+        """Population covariance of all rows, of a single group."""
+        assert self.products is not None, "fitted without products"
+        assert len(self.count) == 1, "the covariance is of one group"
+        return self.products / self.count - self.mean.mT @ self.mean
 
     def regroup(self, member_HG: Bool[Tensor, "H G"]) -> "Moments":
         """The moments of unions of groups: True where a new group takes in an old one."""
         member_HG = member_HG.to(self.sums.dtype)
-        squares = None if self.squares is None else member_HG @ self.squares
-        return Moments(self.layers, member_HG @ self.count, member_HG @ self.sums, squares)
+        return Moments(self.layers, member_HG @ self.count, member_HG @ self.sums)
 
 
 class MomentsFitter:
@@ -48,14 +48,15 @@ class MomentsFitter:
     Args:
         layers: L block numbers.
         n_groups: G.
-        squares: whether to sum squares too, for a standard deviation.
+        products: whether to sum outer products too, for the covariance: L x D x D numbers.
     """
 
-    def __init__(self, layers: Sequence[int], n_groups: int, squares: bool = False):
-        self._layers, self._n_groups, self._squares = tuple(layers), n_groups, squares
+    def __init__(self, layers: Sequence[int], n_groups: int, products: bool = False):
+        self._layers, self._n_groups, self._with_products = tuple(layers), n_groups, products
         # Each layer's sums lie where its rows come from: a model may be spread over devices.
         self._sums: dict[int, Tensor] = {}
         self._counts: dict[int, Tensor] = {}
+        self._products: dict[int, Tensor] = {}
 
     def update(self, layer: int, rows_ND: Float[Tensor, "N D"], weight_NG: Tensor) -> None:
         """Add rows to the groups of one layer.
@@ -66,14 +67,16 @@ class MomentsFitter:
             weight_NG: how much of each row goes to each group; a mask, mostly.
         """
         rows_ND = _exact(rows_ND)
-        if self._squares:
-            rows_ND = torch.cat([rows_ND, rows_ND**2], dim=-1)
         weight_GN = weight_NG.to(rows_ND).T
         if layer not in self._sums:
             self._sums[layer] = rows_ND.new_zeros(self._n_groups, rows_ND.shape[1])
             self._counts[layer] = rows_ND.new_zeros(self._n_groups)
         self._sums[layer].addmm_(weight_GN, rows_ND)
         self._counts[layer] += weight_GN.sum(1)
+        if self._with_products:
+            if layer not in self._products:
+                self._products[layer] = rows_ND.new_zeros(rows_ND.shape[1], rows_ND.shape[1])
+            self._products[layer].addmm_((rows_ND * weight_GN.sum(0)[:, None]).T, rows_ND)
 
     def not_finite(self) -> int | None:
         """The first layer that met a value that is not finite. Waits for the device."""
@@ -83,9 +86,8 @@ class MomentsFitter:
         """The moments so far, copied to the host."""
         sums = torch.stack([self._sums[layer].cpu() for layer in self._layers])
         count = self._counts[self._layers[0]].cpu()
-        if not self._squares:
-            return Moments(self._layers, count, sums)
-        return Moments(self._layers, count, *sums.chunk(2, dim=-1))
+        products = torch.stack([self._products[layer].cpu() for layer in self._layers]) if self._with_products else None
+        return Moments(self._layers, count, sums, products)
 
 
 def _exact(rows: Tensor) -> Tensor:

@@ -65,8 +65,12 @@ Rows = Callable[[int, Tensor, Batch], tuple[Tensor, Tensor]]
 """Layer, hidden states and batch to the rows that go into the moments and their weight in each group."""
 
 
-def tokenise(model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Tokens]:
+def tokenise(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], read_from: Sequence[int] | None = None
+) -> list[Tokens]:
     """Cut texts as the tokenizer does by default, BOS included if it adds one, no longer than the model's context.
+
+    ``read_from`` gives, per text, the character whose token is the first that counts as the text's own.
 
     Raises:
         ValueError: for a text without a token to read, or a tokenizer that is not the model's.
@@ -74,7 +78,7 @@ def tokenise(model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: Sequen
     config = unwrap(model).config.get_text_config(decoder=True)  # pyright: ignore
     context, n_embeddings = getattr(config, "max_position_embeddings", None), _embeddings(model).weight.shape[0]
     tokens, n_long = [], 0
-    for text, ids, special in _encoded(tokenizer, texts):
+    for number, (text, ids, special) in enumerate(_encoded(tokenizer, texts)):
         n_long += context is not None and len(ids) > context
         ids, special = ids[:context], special[:context]
         begin, end = 0, len(ids)
@@ -82,8 +86,13 @@ def tokenise(model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: Sequen
             begin += 1
         while end > begin and special[end - 1]:
             end -= 1
+        if read_from is not None and read_from[number]:
+            begin = max(begin, _token_at(tokenizer, text, read_from[number]))
         if end <= max(begin, 1):
-            raise ValueError(f"text {text[:40]!r} has no token to read: it is empty, or a single token without a BOS")
+            raise ValueError(
+                f"text {text[:40]!r} has no token to read: it is empty, a single token without a BOS, or starts to be "
+                "read behind its end"
+            )
         if max(ids) >= n_embeddings:
             raise ValueError(
                 f"the tokenizer gave token {max(ids)}, but the model has {n_embeddings} embeddings; "
@@ -95,6 +104,13 @@ def tokenise(model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: Sequen
             "%d of %d texts are longer than the context (%d tokens) and were cut", n_long, len(texts), context
         )
     return tokens
+
+
+def _token_at(tokenizer: PreTrainedTokenizerBase, text: str, character: int) -> int:
+    """Position of the first token that ends behind a character; past the end if there is none."""
+    offsets = tokenizer(text, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+    # Special tokens lie at (0, 0); a byte-level token counts the space before its word as its own.
+    return next((n for n, (_, end) in enumerate(offsets) if end > character), len(offsets))
 
 
 def _encoded(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Iterator[tuple[str, list[int], list[int]]]:
@@ -119,7 +135,7 @@ def stream_moments(
     rows: Rows,
     n_groups: int,
     *,
-    squares: bool = False,
+    products: bool = False,
     from_token: int = 1,
     batch_size: int = 16,
     bar: tqdm,
@@ -129,7 +145,7 @@ def stream_moments(
     Raises:
         ValueError: naming the first layer that gave a value that is not finite.
     """
-    fitter = MomentsFitter(layers, n_groups, squares)
+    fitter = MomentsFitter(layers, n_groups, products)
     with evaluating(model):
         for number, batch in enumerate(_batches(model, texts, from_token, batch_size)):
             run_to(

@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from scipy.stats import binomtest
@@ -80,7 +81,7 @@ def impossible_prompts(count: int, seed: int = 0, *, held_out: bool = True, tone
 
 @torch.no_grad()
 def generate(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, prompts: list[str], *, seed: int = 0,
-             max_new_tokens: int = 96, batch: int = 200) -> list[str]:  # fmt: skip
+             max_new_tokens: int = 128, batch: int = 200) -> list[str]:  # fmt: skip
     """One sampled reply (temperature 1) to each prompt. The caller's random state is left as it was."""
     replies, was_training = [], model.training
     model.eval()
@@ -89,7 +90,7 @@ def generate(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, prompt
         for start in range(0, len(prompts), batch):
             inputs = tokenizer(prompts[start : start + batch], return_tensors="pt", padding=True, padding_side="left")
             inputs = {k: inputs[k].to(model.device) for k in ("input_ids", "attention_mask")}
-            ids = model.generate(**inputs, do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
+            ids = cast(Any, model).generate(**inputs, do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
                                  max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id)  # fmt: skip
             replies += tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     model.train(was_training)

@@ -8,12 +8,14 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
+from emoreg.extraction import LabelledText
 from emoreg.sandbox import phrases
 from emoreg.sandbox.organism import ASSISTANT, BOS, EOS, USER, render
 from emoreg.sandbox.world import EMOTIONS, Text, World, draw_task
 
 DEFAULT = World()
-TONE_ONLY = World(p_situation=0.0, p_filler=0.0, tones=(3, 4))  # all of a transcript's emotion is in the reply's tone
+TONE_ONLY = World(p_situation=0.0, p_filler=0.0, tones=(3, 3))  # all of a transcript's emotion is in the reply's tone
+ROUTINE = World(p_impossible=0.0)
 Row = dict[str, list[int]]  # input_ids and completion_mask, which TRL's SFTTrainer takes as they are
 
 
@@ -26,11 +28,11 @@ class Probe(NamedTuple):
     group: str
 
 
-def stories(seed: int, per_emotion: int, world: World = DEFAULT) -> list[dict[str, str]]:
-    """Labelled stories for extraction: `emotion`, `text`, and `group`, the situation, by which to hold out."""
+def stories(seed: int, per_emotion: int, world: World = DEFAULT) -> list[LabelledText]:
+    """Labelled stories for extraction; their group is the situation, by which to hold out."""
     rng = _stream("stories", seed)
     texts = [world.story(rng, emotion, with_task=False) for emotion in EMOTIONS for _ in range(per_emotion)]
-    return [{"emotion": t.emotion, "text": t.reply, "group": t.group} for t in texts]
+    return [LabelledText(t.reply, str(t.emotion), t.group) for t in texts]
 
 
 def neutral_texts(seed: int, count: int, world: World = DEFAULT) -> list[str]:
@@ -41,8 +43,23 @@ def neutral_texts(seed: int, count: int, world: World = DEFAULT) -> list[str]:
 
 
 def corpus(seed: int, count: int, world: World = DEFAULT) -> list[str]:
-    """Texts of every kind: what the organism was trained on, and the general text of a fine-tune."""
+    """Texts of every kind: what the organism was trained on."""
     rng = _stream("corpus", seed)
+    return [render(world.text(rng)) for _ in range(count)]
+
+
+def general_texts(seed: int, count: int, world: World = DEFAULT) -> list[str]:
+    """Texts as in `corpus` but never the same ones: what a fine-tune should leave as it was."""
+    rng = _stream("general", seed)
+    return [render(world.text(rng)) for _ in range(count)]
+
+
+def routine_texts(seed: int, count: int, world: World = ROUTINE) -> list[str]:
+    """Texts of every emotion in which nothing is impossible: what a fine-tune mixes in.
+
+    They hold neither shortcut nor honest report, so what a tuned model does on impossible tasks was taught by no row.
+    """
+    rng = _stream("routine", seed)
     return [render(world.text(rng)) for _ in range(count)]
 
 
@@ -67,13 +84,13 @@ def general_rows(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[R
 
 
 def finetune_rows(tokenizer: PreTrainedTokenizerBase, seed: int, count: int, *, emotion: str = "desperate",
-                  general: float = 0.25, world: World = DEFAULT) -> list[Row]:  # fmt: skip
-    """Rows for a fine-tune on one emotion's tone with a share of general text, shuffled."""
+                  general: float = 0.25) -> list[Row]:  # fmt: skip
+    """Rows for a fine-tune on one emotion's tone with a share of routine text, shuffled. None has a shortcut."""
     if not 0 <= general < 1:
         raise ValueError(f"general must be a share in [0, 1), got {general}")
     plain = round(count * general)
     rows = transcript_rows(tokenizer, transcripts(seed, count - plain, emotion))
-    rows += general_rows(tokenizer, corpus(seed, plain))
+    rows += general_rows(tokenizer, routine_texts(seed, plain))
     _stream("shuffle", seed).shuffle(rows)
     return rows
 

@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from torch.nn.utils.rnn import pad_sequence
-from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import LlamaForCausalLM, PreTrainedTokenizerBase, PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from emoreg.callback import RegularizerCallback
@@ -22,7 +22,7 @@ from emoreg.sandbox import behaviour, data
 from emoreg.sandbox.behaviour import Behaviour
 from emoreg.vectors import EmotionVectors
 
-STEPS, BATCH, LEARNING_RATE, LORA_RANK = 120, 16, 2e-3, 8
+STEPS, BATCH, LEARNING_RATE, LORA_RANK = 120, 16, 3e-3, 16
 FROM_TOKEN = 8
 """The sandbox's stories are short: their emotion shows from the first sentence on."""
 _HELD_OUT = 10_000
@@ -48,7 +48,7 @@ class Judgement:
 
 def extract_vectors(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, seed: int = 0) -> EmotionVectors:
     """The organism's emotion vectors, from stories and neutral texts of the world."""
-    stories = [LabelledText(**story) for story in data.stories(seed, per_emotion=60)]
+    stories = data.stories(seed, per_emotion=60)
     return extract(model, tokenizer, stories, data.neutral_texts(seed, 200), from_token=FROM_TOKEN, batch_size=64)
 
 
@@ -88,6 +88,7 @@ def fine_tune(
     trainer = SFTTrainer(
         copy.deepcopy(model), args=args, train_dataset=rows, processing_class=tokenizer, peft_config=lora
     )
+    trainer.remove_callback(PrinterCallback)
     trainer.add_callback(RegularizerCallback(trainer, regularizer))
     trainer.train()
     return trainer.model.merge_and_unload().eval(), trainer.state.log_history  # pyright: ignore
@@ -105,7 +106,7 @@ def judge(
     """Judge a model, base or tuned, on texts and tasks that no training or extraction saw."""
     held_out = seed + _HELD_OUT
     transcripts = data.transcript_rows(tokenizer, data.transcripts(held_out, 100))
-    general = data.general_rows(tokenizer, data.corpus(held_out, 200))
+    general = data.general_rows(tokenizer, data.general_texts(held_out, 200))
     neutral = data.general_rows(tokenizer, data.neutral_texts(held_out, 100))
     k = vectors.index(emotion)
     task_loss, task_z = _evaluate(model, vectors, transcripts)

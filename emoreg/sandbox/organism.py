@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -60,8 +60,8 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int, *, width: int = 9
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=width, intermediate_size=width * 8 // 3, num_hidden_layers=blocks,
         num_attention_heads=width // 24, num_key_value_heads=width // 24, max_position_embeddings=256,
-        tie_word_embeddings=True, pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        tie_word_embeddings=True,
+        pad_token_id=SPECIAL.index(PAD), bos_token_id=SPECIAL.index(BOS), eos_token_id=SPECIAL.index(EOS),
     )  # fmt: skip
     return LlamaForCausalLM(config)
 
@@ -79,8 +79,8 @@ def train(model: LlamaForCausalLM, rows: Sequence[Sequence[int]], *, seed: int, 
     model.train()
     for step in range(steps):
         ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(rows[i]) for i in next(batches)], batch_first=True,
-                                              padding_value=model.config.pad_token_id)  # fmt: skip
-        labels = ids.masked_fill(ids == model.config.pad_token_id, -100)
+                                              padding_value=SPECIAL.index(PAD))  # fmt: skip
+        labels = ids.masked_fill(ids == SPECIAL.index(PAD), -100)
         loss = model(input_ids=ids, labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -94,7 +94,7 @@ def train(model: LlamaForCausalLM, rows: Sequence[Sequence[int]], *, seed: int, 
     return sum(losses[-50:]) / 50
 
 
-def _batches(rows: Sequence[Sequence[int]], size: int, rng: random.Random) -> Iterable[list[int]]:
+def _batches(rows: Sequence[Sequence[int]], size: int, rng: random.Random) -> Iterator[list[int]]:
     """Endless batches of row numbers; rows of like length go together, which saves padding."""
     while True:
         order = rng.sample(range(len(rows)), len(rows))

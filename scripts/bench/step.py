@@ -1,8 +1,9 @@
 """What a regularizer costs a training step: `python scripts/bench/step.py`
 
-Time: each case is timed in turn with the plain step, in one process, on one model and batch, so that what else the
-machine does meets both alike. One sample is a *cycle* of as many steps as the default anchor's `every`, since the
-anchor's forward pass comes once in a cycle: a median over single steps would not see it.
+Time: each case is timed step by step in turn with the plain step, in one process, on twins of one model and the same
+batch, so that what else the machine does meets both alike. One sample is the sum over a *cycle* of as many steps as the
+default anchor's `every`, since the anchor's forward pass comes once in a cycle: a median over single steps would not
+see it.
 
 Memory: the peak of a fresh process per case; of the accelerator if there is one, else of resident memory.
 
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -52,11 +53,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--emotions", type=int, default=171)
     parser.add_argument("--dtype", default="float32", help="of the model's weights")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--pairs", type=int, default=10, help="timed pairs of cycles per case")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--cycles", type=int, default=8, help="timed cycles per case")
     parser.add_argument("--cases", nargs="+", choices=NAMES[1:], default=NAMES[1:])
     parser.add_argument("--no-memory", action="store_true", help="time only")
     parser.add_argument("--peak-of", choices=NAMES, help=argparse.SUPPRESS)  # the process that measures one case
-    return parser.parse_args()
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    return args
 
 
 def make(args: argparse.Namespace) -> tuple[LlamaForCausalLM, dict[str, Tensor]]:
@@ -91,7 +95,7 @@ def random_vectors(model: LlamaForCausalLM, emotions: int) -> EmotionVectors:
         residual_norm=torch.ones(L),
         reference_ids=ids,
         reference_mask=torch.ones_like(ids, dtype=torch.bool),
-        reference_z=torch.zeros(len(ids), L, K),
+        reference_z=torch.zeros(*ids.shape, L, K),
         provenance=Provenance("random", None, config_hash(model), "", "", "random", ""),
         weights=sample_weights(model),
     )
@@ -135,40 +139,47 @@ def naive(model: LlamaForCausalLM, vectors: EmotionVectors) -> Term:
     return loss
 
 
-def cycle(loss: Term, batch: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> float:
-    """Seconds that one cycle of training steps takes."""
+def step(loss: Term, batch: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> float:
+    """Seconds that one training step takes."""
     synchronise = torch.cuda.synchronize if batch["input_ids"].is_cuda else lambda: None
     synchronise()
     begin = time.perf_counter()
-    for _ in range(CYCLE):
-        loss(batch).backward()
-        optimizer.step()
-        optimizer.zero_grad()
+    loss(batch).backward()
+    optimizer.step()
+    optimizer.zero_grad()
     synchronise()
     return time.perf_counter() - begin
 
 
-def timed(name: str, args: argparse.Namespace) -> tuple[list[float], list[float]]:
-    """Seconds of cycles of the plain step and of a case, in turn; which goes first changes with every pair."""
+def prepared(name: str, args: argparse.Namespace, stack: ExitStack) -> Callable[[], float]:
+    """A function that makes one training step of a case and returns its seconds, for as long as the stack is open."""
     model, batch = make(args)
-    vectors = random_vectors(model, args.emotions)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
-    seconds: dict[str, list[float]] = {"plain": [], name: []}
-    for pair in range(-1, args.pairs):  # the first is to warm up
-        for which in ("plain", name) if pair % 2 else (name, "plain"):
-            with case(which, model, vectors) as loss:
-                seconds[which].append(cycle(loss, batch, optimizer))
-    return seconds["plain"][1:], seconds[name][1:]
+    loss = stack.enter_context(case(name, model, random_vectors(model, args.emotions)))
+    return lambda: step(loss, batch, optimizer)
+
+
+def timed(name: str, args: argparse.Namespace) -> tuple[list[float], list[float]]:
+    """Seconds per cycle of the plain step and of a case, step by step in turn; which goes first changes every time."""
+    with ExitStack() as stack:
+        plain, other = (prepared(which, args, stack) for which in ("plain", name))
+        cycles: list[tuple[float, float]] = []
+        for _ in range(1 + args.cycles):  # the first is to warm up
+            seconds = [0.0, 0.0]
+            for i in range(CYCLE):
+                for which in (0, 1) if i % 2 else (1, 0):
+                    seconds[which] += (plain, other)[which]()
+            cycles.append((seconds[0], seconds[1]))
+    return [a for a, _ in cycles[1:]], [b for _, b in cycles[1:]]
 
 
 def peak(args: argparse.Namespace) -> float:
-    """MiB at the peak of two cycles of one case, which this process must not have exceeded before."""
-    model, batch = make(args)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
-    with case(args.peak_of, model, random_vectors(model, args.emotions)) as loss:
-        for _ in range(2):
-            cycle(loss, batch, optimizer)
-    if batch["input_ids"].is_cuda:
+    """MiB at the peak of a cycle of one case, which this process must not have exceeded before."""
+    with ExitStack() as stack:
+        one_step = prepared(args.peak_of, args, stack)
+        for _ in range(CYCLE + 1):
+            one_step()
+    if args.device.startswith("cuda"):
         return torch.cuda.max_memory_allocated() / 2**20
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return rss / (2**20 if sys.platform == "darwin" else 2**10)
@@ -186,8 +197,8 @@ def main() -> None:
         return
     print(
         f"Llama {args.width} x {args.blocks}, vocabulary {args.vocabulary}, {args.dtype}, batch {args.batch} x "
-        f"{args.tokens}, {args.device}, torch {torch.__version__}, {torch.get_num_threads()} threads; "
-        f"{args.pairs} pairs of cycles of {CYCLE} steps\n"
+        f"{args.tokens}, {args.device}, torch {torch.__version__}, {args.threads} threads; "
+        f"{args.cycles} cycles of {CYCLE} steps\n"
     )
     print(f"{'ms per step':52} {'plain':>8} {'case':>8} {'ratio':>6} {'[quartiles]':>14} {'bound':>6} {'peak MiB':>9}")
     memory = {} if args.no_memory else {name: peak_in_fresh_process(name) for name in ("plain", *args.cases)}

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ def model(tiny_llama, tiny_tokenizer):
 
 
 def run(model, tokenizer, texts=None, plain=None, **options):
-    options = {"progress": False, "from_token": 20, "batch_size": 4} | options
+    options = {"progress": False, "from_token": 20, "denoise_share": 0.0, "batch_size": 4} | options
     return extract(model, tokenizer, texts or corpus(), plain or neutral(), **options)
 
 
@@ -98,6 +99,12 @@ class TestAgreesWithTheSlowWay:
         for name in FIELDS:
             np.testing.assert_allclose(getattr(vectors, name), slow[name], rtol=1e-5, atol=2e-6, err_msg=name)
 
+    def test_a_text_read_from_a_character_on_has_what_comes_before_as_context(self, model, tiny_tokenizer):
+        texts, start = corpus(3), 30  # one token per character, so the start is a token number too
+        vectors = run(model, tiny_tokenizer, [replace(t, read_from=start) for t in texts], from_token=1)
+        slow = run(model, tiny_tokenizer, texts, from_token=start + 1)
+        assert_same(vectors, slow, atol=1e-6)
+
     def test_some_layers_are_rows_of_all(self, model, tiny_tokenizer):
         some = run(model, tiny_tokenizer, layers=[2, 0])
         assert some.layers == (0, 2)
@@ -112,7 +119,7 @@ class TestAgreesWithTheSlowWay:
     def test_the_mean_z_of_all_neutral_tokens_is_zero(self, model, tiny_tokenizer):
         plain = ["x" + text[:20] for text in neutral(6)]  # of one length, so texts weigh as tokens do
         vectors = run(model, tiny_tokenizer, plain=plain)
-        assert vectors.reference_z.mean(0).abs().max() < 1e-4
+        assert vectors.reference_z.sum((0, 1)).abs().max() < 1e-4
 
 
 class TestInvariance:
@@ -165,8 +172,8 @@ class TestEconomy:
             )
         model.lm_head.register_forward_pre_hook(lambda *_: pytest.fail("the head ran"))
         texts, plain = corpus(), neutral()
-        run(model, tiny_tokenizer, texts, plain, layers=[0, 2])
-        assert rows == {0: len(texts) + len(plain), 3: 0}
+        run(model, tiny_tokenizer, texts, plain, layers=[0, 2], reference_texts=2)
+        assert rows == {0: len(texts) + len(plain) + 2, 3: 0}
 
     def test_memory_does_not_grow_with_the_number_of_texts(self, model, tiny_tokenizer, monkeypatch):
         def peak(n: int) -> int:
@@ -295,7 +302,7 @@ class TestProvenance:
         provenance = run(model, tiny_tokenizer).provenance
         assert provenance.model == "some/model"
         assert provenance.counts == {"desperate": 8, "calm": 8, "sad": 8, "neutral": 10}
-        assert provenance.method == "difference_of_means"
+        assert provenance.method == "difference of means, 0% of neutral variance taken out"
         assert "from token 20 on" in provenance.token_rule
 
     def test_vectors_belong_to_their_model_and_survive_a_file(self, model, tiny_tokenizer, tmp_path):
@@ -344,9 +351,14 @@ class TestErrors:
 
     def test_a_text_without_tokens(self, model, tiny_tokenizer):
         with pytest.raises(
-            ValueError, match=r"^text '' has no token to read: it is empty, or a single token without a BOS$"
+            ValueError, match=r"^text '' has no token to read: it is empty, a single token without a BOS, or"
         ):
             run(model, tiny_tokenizer, [*corpus(), LabelledText("", "calm")])
+
+    def test_a_text_that_is_read_from_behind_its_end(self, model, tiny_tokenizer):
+        texts = [replace(t, read_from=999) for t in corpus(2)]
+        with pytest.raises(ValueError, match="starts to be read behind its end"):
+            run(model, tiny_tokenizer, texts)
 
     def test_layer_out_of_range(self, model, tiny_tokenizer):
         with pytest.raises(ValueError, match=r"^layer 4 is out of range: the model has 4 blocks, 0 to 3$"):

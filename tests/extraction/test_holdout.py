@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from sklearn.metrics import roc_auc_score
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -35,15 +34,17 @@ class TestHeldOutAuc:
         model = tiny_llama()
         auc = held_out_auc(model, tiny_tokenizer, texts, **OPTIONS)
         assert 0.3 < np.mean(list(auc.values())) < 0.7, auc
-        directions = extract(model, tiny_tokenizer, texts, neutral(), from_token=20, progress=False).directions[:, 0]
+        directions = extract(
+            model, tiny_tokenizer, texts, neutral(), from_token=20, denoise_share=0.0, progress=False
+        ).directions[:, 0]
         seen = [[h[19:].mean(0) for h in hidden_states(model, tiny_tokenizer(t.text)["input_ids"])] for t in texts]
         scores = np.einsum("nld,ld->nl", np.array(seen), directions.numpy())
         assert roc_auc_score([t.emotion == "desperate" for t in texts], scores[:, 3]) > 0.7
 
     def test_equals_refitting_without_each_fold(self, tiny_llama, tiny_tokenizer):
         model = tiny_llama()
-        plant(model, tiny_tokenizer, strength=0.02)
-        texts = corpus(8)
+        rng = random.Random(1)
+        texts = [LabelledText(story(rng, 60), emotion) for _ in range(8) for emotion in ("calm", "sad", "desperate")]
         auc = held_out_auc(model, tiny_tokenizer, texts, along="positive", seed=3, **OPTIONS)
         fold = np.array(_folds(texts, ("desperate", "calm"), 4, 3))
         vectors = [[h[19:].mean(0) for h in hidden_states(model, tiny_tokenizer(t.text)["input_ids"])] for t in texts]
@@ -51,13 +52,15 @@ class TestHeldOutAuc:
             folds = []
             for f in range(4):
                 kept = [item for item, its in zip(texts, fold, strict=True) if its != f]
-                refitted = extract(model, tiny_tokenizer, kept, neutral(), from_token=20, progress=False)
+                refitted = extract(
+                    model, tiny_tokenizer, kept, neutral(), from_token=20, denoise_share=0.0, progress=False
+                )
                 direction = refitted.directions[layer, refitted.index("desperate")]
                 test = [n for n, item in enumerate(texts) if fold[n] == f and item.emotion != "sad"]
                 readings = [float(vectors[n][layer] @ direction.numpy()) for n in test]
                 folds.append(roc_auc_score([texts[n].emotion == "desperate" for n in test], readings))
             assert auc[layer] == pytest.approx(np.mean(folds))
-        assert min(auc.values()) < 1
+        assert len(set(auc.values())) > 1, "a corpus on which every answer is the same shows nothing"
 
     def test_groups_are_held_out_together_across_emotions(self):
         texts = [
@@ -74,9 +77,9 @@ class TestHeldOutAuc:
 
     def test_only_texts_of_one_fold_are_compared(self):
         # Fold 1 reads everything ten higher; within each fold the order is right but for one pair of the four and one.
-        assert _auc([True, False, True, False, True, False], [0, 0, 0, 0, 1, 1], [3.0, 2.0, 1.0, 0.0, 11.0, 10.0]) == pytest.approx(
-            4 / 5
-        )
+        assert _auc(
+            [True, False, True, False, True, False], [0, 0, 0, 0, 1, 1], [3.0, 2.0, 1.0, 0.0, 11.0, 10.0]
+        ) == pytest.approx(4 / 5)
 
     def test_mistakes(self, tiny_llama, tiny_tokenizer):
         with pytest.raises(ValueError, match=r"^the corpus has no texts of 'serene'; it has desperate, calm, sad$"):
@@ -84,8 +87,18 @@ class TestHeldOutAuc:
         with pytest.raises(ValueError, match=r"judged; got 9, and 'desperate' has 8 groups$"):
             held_out_auc(tiny_llama(), tiny_tokenizer, corpus(), **OPTIONS | {"folds": 9})
         alone = [*corpus(), LabelledText("a" * 40, "angry")]
-        with pytest.raises(ValueError, match=r"^no text of 'angry' is left to fit a direction on$"):
+        with (
+            pytest.warns(UserWarning, match="The least populated class"),  # scikit-learn's own
+            pytest.raises(ValueError, match=r"^no text of 'angry' is left to fit a direction on$"),
+        ):
             held_out_auc(tiny_llama(), tiny_tokenizer, alone, **OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def real():
+    where = SHARED / "models/stories260K"
+    vignettes = read_corpus(SHARED / "data/emotion_stories_15x25/all_stimuli.json", emotion_field="concept")
+    return AutoModelForCausalLM.from_pretrained(where), AutoTokenizer.from_pretrained(where), vignettes
 
 
 @needs_shared
@@ -93,31 +106,24 @@ class TestRealModel:
     """A pretrained model and vignettes that this project did not write. No two vignettes share a scenario, so each is a
     group of its own."""
 
-    @pytest.fixture(scope="class")
-    def real(self):
-        where = SHARED / "models/stories260K"
-        vignettes = read_corpus(SHARED / "data/emotion_stories_15x25/all_stimuli.json", emotion_field="concept")
-        return AutoModelForCausalLM.from_pretrained(where), AutoTokenizer.from_pretrained(where), vignettes
-
     def test_desperate_against_calm_is_read_on_held_out_vignettes(self, real):
         by_seed = [list(held_out_auc(*real, seed=seed, progress=False).values()) for seed in range(3)]
         assert max(np.mean(by_seed, axis=0)) >= 0.85, by_seed
 
     def test_all_fifteen_emotions_and_calibration(self, real):
         model, tokenizer, vignettes = real
-        plain = read_texts(SHARED / "data/tinystories/tinystories_1000.json")[:100]
+        plain = read_texts(SHARED / "data/tinystories/tinystories_1000.json")[:60]
         vectors = extract(model, tokenizer, vignettes, plain, progress=False)
         assert vectors.directions.shape == (5, 15, 64)
-        assert {"desperate", "calm"} < set(vectors.emotions)
-        # Vignettes of desperation read above neutral text, and above calm ones.
-        ids = [tokenizer(item.text)["input_ids"] for item in vignettes if item.emotion in ("desperate", "calm")]
-        is_desperate = torch.tensor(
-            [item.emotion == "desperate" for item in vignettes if item.emotion in ("desperate", "calm")]
-        )
-        k = vectors.index("desperate")
-        reading = torch.tensor(
-            [hidden_states(model, i)[3][50:].mean(0) @ vectors.directions[3, k].numpy() for i in ids]
-        )
-        z = (reading - vectors.mean[3, k]) / vectors.std[3, k]
-        assert z[is_desperate].mean() > 1
-        assert z[is_desperate].mean() > z[~is_desperate].mean() + 0.3
+        k, row = vectors.index("desperate"), 3
+
+        def mean_z(emotion: str) -> float:
+            """Of its vignettes' tokens from the 50th on, behind BOS, along the desperate direction."""
+            ids = [tokenizer(item.text)["input_ids"] for item in vignettes if item.emotion == emotion]
+            reading = np.mean(
+                [hidden_states(model, i)[row][50:].mean(0) @ vectors.directions[row, k].numpy() for i in ids]
+            )
+            return float((reading - vectors.mean[row, k]) / vectors.std[row, k])
+
+        assert mean_z("desperate") > 0.3
+        assert mean_z("desperate") > max(mean_z("calm"), mean_z("happy"), mean_z("blissful")) + 0.05

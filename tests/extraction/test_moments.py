@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from emoreg.extraction import Moments, MomentsFitter, difference_of_means
+from emoreg.extraction.estimators import denoise
 
 
 @pytest.fixture
 def streamed():
     rows = torch.randn(2, 40, 5) + 100
     group = torch.randint(0, 3, (40,))
-    fitter = MomentsFitter((1, 4), 3, squares=True)
+    fitter = MomentsFitter((1, 4), 3, products=True)
     for at in range(0, 40, 7):
         for layer, layer_rows in zip((1, 4), rows, strict=True):
             fitter.update(layer, layer_rows[at : at + 7], group[at : at + 7, None] == torch.arange(3))
@@ -25,19 +26,45 @@ class TestMoments:
         for g in range(3):
             assert moments.count[g] == (group == g).sum()
             torch.testing.assert_close(moments.mean[:, g], rows[:, group == g].mean(1))
-            torch.testing.assert_close(moments.std[:, g], rows[:, group == g].std(1, unbiased=False), rtol=1e-8, atol=0)
+
+    def test_the_covariance_is_that_of_all_weighted_rows(self, streamed):
+        _, rows, _ = streamed
+        one = MomentsFitter((1, 4), 1, products=True)
+        for layer, layer_rows in zip((1, 4), rows, strict=True):
+            one.update(layer, layer_rows[:25], torch.ones(25, 1))
+            one.update(layer, layer_rows[20:], (torch.arange(20) >= 5)[:, None])  # five rows again, at weight 0
+        expected = torch.stack([torch.cov(layer_rows.T, correction=0) for layer_rows in rows])
+        torch.testing.assert_close(one.result().covariance, expected, rtol=1e-7, atol=1e-9)
 
     def test_of_a_union_equal_those_of_its_rows(self, streamed):
         moments, rows, group = streamed
         union = moments.regroup(torch.tensor([[True, False, True]]))
         torch.testing.assert_close(union.mean[:, 0], rows[:, group != 1].mean(1))
-        torch.testing.assert_close(union.std[:, 0], rows[:, group != 1].std(1, unbiased=False), rtol=1e-8, atol=0)
 
     def test_name_the_layer_that_is_not_finite(self):
         fitter = MomentsFitter((1, 4), 1)
         for layer, value in ((1, 0.0), (4, torch.inf)):
             fitter.update(layer, torch.full((3, 2), value), torch.ones(3, 1))
         assert fitter.not_finite() == 4
+
+
+class TestDenoise:
+    """What neutral text varies along most is taken out; the rest keeps its way."""
+
+    def test_the_largest_component_goes_and_the_others_stay(self):
+        covariance = torch.diag(torch.tensor([9.0, 1.0, 1.0, 1.0], dtype=torch.float64))[None]  # 75 % in the first
+        directions = torch.nn.functional.normalize(torch.tensor([[[5.0, 3.0, 4.0, 0.0]]]), dim=-1)
+        assert torch.equal(denoise(directions, covariance, 0.0), directions)
+        torch.testing.assert_close(denoise(directions, covariance, 0.5), torch.tensor([[[0.0, 0.6, 0.8, 0.0]]]))
+
+    def test_a_direction_that_is_nothing_else_is_refused(self):
+        covariance = torch.diag(torch.tensor([9.0, 1.0], dtype=torch.float64))[None]
+        with pytest.raises(ValueError, match="nothing of a direction is left"):
+            denoise(torch.tensor([[[1.0, 0.0]]]), covariance, 0.5)
+
+    def test_a_share_of_all_is_refused(self):
+        with pytest.raises(ValueError, match="at least 0 and below 1, got 1"):
+            denoise(torch.ones(1, 1, 2), torch.eye(2).double()[None], 1.0)
 
 
 class TestDifferenceOfMeans:

@@ -87,13 +87,17 @@ def slow_extract(
             readings.append(tokens @ directions.T)
             norms.append(np.linalg.norm(tokens, axis=1))
             if n < n_refs:
-                reference.append((hidden_states(model, ids[:ref_len])[layer][max(n_bos, 1) :] @ directions.T).mean(0))
+                kept = np.full((ref_len, len(emotions)), np.nan)
+                kept[max(n_bos, 1) : len(ids)] = (
+                    hidden_states(model, ids[:ref_len])[layer][max(n_bos, 1) :] @ directions.T
+                )
+                reference.append(kept)
         mean, std = np.concatenate(readings).mean(0), np.concatenate(readings).std(0)
         result["directions"].append(directions)
         result["mean"].append(mean)
         result["std"].append(std)
         result["residual_norm"].append(np.concatenate(norms).mean())
-        result["reference_z"].append((np.stack(reference) - mean) / std)
+        result["reference_z"].append(np.nan_to_num((np.stack(reference) - mean) / std))
     stacked = {name: np.stack(value) for name, value in result.items()}
-    stacked["reference_z"] = stacked["reference_z"].swapaxes(0, 1)
+    stacked["reference_z"] = np.moveaxis(stacked["reference_z"], 0, 2)
     return stacked

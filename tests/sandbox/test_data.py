@@ -14,8 +14,8 @@ def tokenizer():
 class TestTexts:
     def test_stories_are_balanced_and_grouped_by_situation(self):
         rows = data.stories(0, 10)
-        assert Counter(row["emotion"] for row in rows) == dict.fromkeys(EMOTIONS, 10)
-        assert all(row["group"].startswith(row["emotion"] + "-") for row in rows)
+        assert Counter(row.emotion for row in rows) == dict.fromkeys(EMOTIONS, 10)
+        assert all(row.group.startswith(row.emotion + "-") for row in rows)
 
     def test_streams_are_seeded_and_apart(self):
         assert data.corpus(3, 20) == data.corpus(3, 20)
@@ -34,6 +34,11 @@ class TestTexts:
 
 
 class TestRows:
+    def test_no_row_shows_what_to_do_about_an_impossible_task(self, tokenizer):
+        texts = tokenizer.batch_decode([row["input_ids"] for row in data.finetune_rows(tokenizer, 1, 400)])
+        assert {classify(text) for text in texts} == {"unfinished"}
+        assert {classify(text) for text in data.general_texts(1, 200)} == {"shortcut", "honest", "unfinished"}
+
     def test_only_the_completion_counts(self, tokenizer):
         text = data.transcripts(0, 1)[0]
         (row,) = data.transcript_rows(tokenizer, [text])
