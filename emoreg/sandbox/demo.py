@@ -50,7 +50,8 @@ def run(output: Path, *, steps: int = STEPS, replies: int = 400, seed: int = 0) 
     histories = {}
     for number, (name, penalties) in enumerate({"plain": [], "regularised": default_penalties()}.items(), 2):
         console.print(f"[bold]{number}.[/] Fine-tuning on a desperate tone, {name}: {steps} steps ...")
-        wandb.init(project="emoreg-demo", name=name, dir=output, config={"seed": seed, "steps": steps, "vectors": saved.name})
+        config = {"seed": seed, "steps": steps, "vectors": saved.name}
+        wandb.init(project="emoreg-demo", name=name, dir=output, config=config)
         tuned, histories[name] = fine_tune(
             model, tokenizer, Regularizer(vectors, penalties), output / name, seed=seed, steps=steps, report_to="wandb"
         )
