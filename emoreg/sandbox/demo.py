@@ -38,8 +38,8 @@ def run(output: Path, *, steps: int = STEPS, replies: int = 400, seed: int = 0) 
         The judgement of ``base``, ``plain`` and ``regularised``.
     """
     os.environ.setdefault("WANDB_SILENT", "true")
-    if not wandb.login(prompt=False):
-        os.environ.setdefault("WANDB_MODE", "offline")
+    # Said to each run: the environment is read only once, and by then it has been.
+    mode = None if "WANDB_MODE" in os.environ or wandb.login(prompt=False) else "offline"
     console = Console()
     model, tokenizer = load()
     console.print("[bold]1.[/] Extracting emotion vectors from the sandbox's organism ...")
@@ -51,7 +51,7 @@ def run(output: Path, *, steps: int = STEPS, replies: int = 400, seed: int = 0) 
     for number, (name, penalties) in enumerate({"plain": [], "regularised": default_penalties()}.items(), 2):
         console.print(f"[bold]{number}.[/] Fine-tuning on a desperate tone, {name}: {steps} steps ...")
         config = {"seed": seed, "steps": steps, "vectors": saved.name}
-        wandb.init(project="emoreg-demo", name=name, dir=output, config=config)
+        wandb.init(project="emoreg-demo", name=name, dir=output, mode=mode, config=config)
         tuned, histories[name] = fine_tune(
             model, tokenizer, Regularizer(vectors, penalties), output / name, seed=seed, steps=steps, report_to="wandb"
         )
