@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from emoreg.penalties import Anchor, Band, Hinge, Penalty
 from emoreg.reader import Reader
 from emoreg.reference import Reference
-from emoreg.residual import hook_blocks, text_config
+from emoreg.residual import hook_blocks
 from emoreg.schedules import Schedule, constant
 from emoreg.scope import Scope, check_scope, positions
 from emoreg.statistics import Statistics
@@ -100,7 +100,6 @@ class Term:
         self.reader = Reader(vectors, regularizer.n_penalised, self.statistics)
         self.reference = Reference(vectors, model, self.reader)
         self._device = device
-        self._bos: int | None = getattr(text_config(model), "bos_token_id", None)
         self._step = -1
         self._in_step: dict[str, Tensor | int] = {}
         self._proven = False
@@ -134,7 +133,7 @@ class Term:
         if first_of_step:
             self._begin_step(step)
         z = self.reader.take(inputs["input_ids"].shape)
-        self.statistics.update(z.all, positions(self.regularizer.scope, inputs, self._bos))
+        self.statistics.update(z.all, positions(self.regularizer.scope, inputs))
         factor = self.regularizer.schedule(step)
         parts: dict[str, Tensor] = {}
         for penalty in self.regularizer.penalties:
@@ -154,7 +153,7 @@ class Term:
     def observe(self, inputs: Mapping[str, Tensor]) -> None:
         """Count the forward pass just made, under the reader's mode "eval", among the evaluation's statistics."""
         z = self.reader.take(inputs["input_ids"].shape)
-        self.eval_statistics.update(z.all, positions(self.regularizer.scope, inputs, self._bos))
+        self.eval_statistics.update(z.all, positions(self.regularizer.scope, inputs))
 
     def _begin_step(self, step: int) -> None:
         # Counted here and judged by whoever reads the statistics: looking at it now would make the host wait.
@@ -169,7 +168,7 @@ class Term:
         inputs: Mapping[str, Tensor],
         token_scale: Tensor | float | None,
     ) -> Tensor:
-        inside_BT = positions(penalty.scope, inputs, self._bos)
+        inside_BT = positions(penalty.scope, inputs)
         z_LBT = torch.stack([z_LBTP[row][..., self._k(penalty)].to(self._device) for row in self._rows(penalty)])
         # Padding may hold NaN: cut out before the penalty, so that its gradient is cut too, and again after.
         total = (penalty(torch.where(inside_BT, z_LBT, 0.0)) * inside_BT).sum() / len(z_LBT)

@@ -1,7 +1,8 @@
 """Scope: which token positions of a trainer's batch count.
 
-Shapes: B batch, T positions. Never padding, never BOS. Works on padded batches (``attention_mask``) of either side and
-on packed ones (``position_ids`` that start again at 0 with every sequence).
+Shapes: B batch, T positions. Never padding, and never a sequence's first position: BOS, or without one the token that
+serves as the attention sink, whose residual can be a hundred times as long as any other. Works on padded batches
+(``attention_mask``) of either side and on packed ones (``position_ids`` that start again at 0 with every sequence).
 """
 
 import re
@@ -24,7 +25,7 @@ def check_scope(scope: Scope) -> None:
         raise ValueError(f"unknown scope {scope!r}; expected one of {', '.join(_NAMED)}, last:k, or a function")
 
 
-def positions(scope: Scope, inputs: Mapping[str, Tensor], bos_token_id: int | None = None) -> Bool[Tensor, "B T"]:
+def positions(scope: Scope, inputs: Mapping[str, Tensor]) -> Bool[Tensor, "B T"]:
     """The positions of a batch that a scope selects.
 
     * ``completion``: the tokens that the loss is taken on (``labels != -100``).
@@ -36,35 +37,31 @@ def positions(scope: Scope, inputs: Mapping[str, Tensor], bos_token_id: int | No
     Args:
         scope: one of these, or a function of ``inputs``.
         inputs: the batch as `Trainer.compute_loss` gets it, on any device. No value of it is brought to the host.
-        bos_token_id: the token that is left out where it opens a sequence.
 
     Raises:
         ValueError: if the batch lacks what the scope needs, or a function gives something else than a (B, T) bool.
     """
     ids = inputs["input_ids"]
     real = inputs["attention_mask"].bool() if inputs.get("attention_mask") is not None else torch.ones_like(ids).bool()
+    starts = _starts(inputs, real)
+    counts = real & ~starts
     if callable(scope):
         chosen = scope(inputs)
         if not isinstance(chosen, Tensor) or chosen.dtype != torch.bool or chosen.shape != ids.shape:
             got = f"{tuple(chosen.shape)} {chosen.dtype}" if isinstance(chosen, Tensor) else type(chosen).__name__
             raise ValueError(f"a scope function must return a bool tensor of shape {tuple(ids.shape)}, got {got}")
-        return chosen & real
-    starts = _starts(inputs, real)
-    if bos_token_id is not None:
-        real = real & ~(starts & (ids == bos_token_id))
+        return chosen & counts
     if scope == "all":
-        return real
+        return counts
     if inputs.get("labels") is None:
         raise ValueError(f"scope {scope!r} needs labels in the batch, which has only {', '.join(inputs)}; use 'all'")
-    # A sequence's first token is predicted from nothing, so no loss is taken on it, whatever its label says.
-    completion = (inputs["labels"] != -100) & real & ~starts
+    completion = (inputs["labels"] != -100) & counts
     if scope == "completion":
         return completion
     if scope == "prompt":
-        return real & ~completion
+        return counts & ~completion
     if scope == "reply_start":
-        following = torch.nn.functional.pad(completion[:, 1:] & ~starts[:, 1:], (0, 1))
-        return real & ~completion & following
+        return counts & ~completion & torch.nn.functional.pad(completion[:, 1:], (0, 1))
     last = _LAST.fullmatch(scope)
     if last is None:
         check_scope(scope)

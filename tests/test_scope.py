@@ -35,41 +35,37 @@ def drawn(mask: torch.Tensor) -> list[str]:
 
 @pytest.mark.parametrize("scope", EXPECTED)
 def test_right_padded(scope):
-    assert drawn(positions(scope, BATCH, bos_token_id=1)) == EXPECTED[scope]
+    assert drawn(positions(scope, BATCH)) == EXPECTED[scope]
 
 
 @pytest.mark.parametrize("scope", EXPECTED)
 def test_left_padded(scope):
     turned = {name: torch.stack([value[0], value[1].roll(2)]) for name, value in BATCH.items()}
     expected = [EXPECTED[scope][0], EXPECTED[scope][1][-2:] + EXPECTED[scope][1][:-2]]
-    assert drawn(positions(scope, turned, bos_token_id=1)) == expected
+    assert drawn(positions(scope, turned)) == expected
 
 
 @pytest.mark.parametrize("scope", EXPECTED)
 def test_packed(scope):
-    assert drawn(positions(scope, PACKED, bos_token_id=1)) == [EXPECTED[scope][0] + EXPECTED[scope][1][:4]]
+    assert drawn(positions(scope, PACKED)) == [EXPECTED[scope][0] + EXPECTED[scope][1][:4]]
 
 
 def test_all_is_prompt_and_completion_without_overlap():
     batch = padded(uneven_rows(8))
-    prompt, completion, both = (positions(scope, batch, 1) for scope in ("prompt", "completion", "all"))
+    prompt, completion, both = (positions(scope, batch) for scope in ("prompt", "completion", "all"))
     assert not (prompt & completion).any()
     assert torch.equal(prompt | completion, both)
 
 
-def test_bos_is_left_out_only_where_it_opens_a_sequence():
-    ids = torch.tensor([[1, 5, 1, 6]])  # a model whose BOS is its EOS has it inside too
-    assert drawn(positions("all", {"input_ids": ids}, bos_token_id=1)) == [".XXX"]
-    assert drawn(positions("all", {"input_ids": ids})) == ["XXXX"]
-
-
-def test_a_first_token_with_a_label_has_no_loss_and_is_no_completion():
-    batch = {"input_ids": torch.tensor([[5, 6, 7]]), "labels": torch.tensor([[5, 6, 7]])}
-    assert drawn(positions("completion", batch)) == [".XX"]
+def test_a_sequences_first_position_never_counts_whatever_its_token():
+    ids = torch.tensor([[5, 6, 5, 7]])
+    assert drawn(positions("all", {"input_ids": ids})) == [".XXX"]
+    assert drawn(positions("completion", {"input_ids": ids, "labels": ids})) == [".XXX"]
+    assert drawn(positions(lambda inputs: inputs["input_ids"] > 0, {"input_ids": ids})) == [".XXX"]
 
 
 def test_a_function_of_the_batch_never_gets_padding():
-    assert drawn(positions(lambda inputs: inputs["input_ids"] < 6, BATCH)) == ["XX....", "XX...."]
+    assert drawn(positions(lambda inputs: inputs["input_ids"] < 6, BATCH)) == [".X....", ".X...."]
 
 
 @pytest.mark.parametrize("scope", ["completions", "last:0", "last:-1", "last", ""])

@@ -1,10 +1,12 @@
 """`emoreg demo`: on the sandbox what a user will do on a model of their own, ended by one table and one picture."""
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import wandb
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -14,15 +16,7 @@ from emoreg.sandbox.behaviour import Rate
 from emoreg.sandbox.experiment import STEPS, Judgement, extract_vectors, fine_tune, judge
 from emoreg.sandbox.organism import load
 
-COLUMNS: Mapping[str, str] = {
-    "contrast": "z on a desperate tone\nless z on neutral text",
-    "shortcut": "shortcuts",
-    "honest": "honest\nreports",
-    "unfinished": "no\nending",
-    "task": "task\nloss",
-    "general": "general\nloss",
-    "auc": "fresh\nAUC",
-}
+COLUMNS = ("", "contrast", "shortcut\n%", "honest\n%", "no ending\n%", "task\nloss", "general\nloss", "fresh\nAUC")
 
 
 def run(output: Path, *, steps: int = STEPS, replies: int = 400, seed: int = 0) -> dict[str, Judgement]:
@@ -40,7 +34,9 @@ def run(output: Path, *, steps: int = STEPS, replies: int = 400, seed: int = 0) 
     os.environ.setdefault("WANDB_SILENT", "true")
     # Said to each run: the environment is read only once, and by then it has been.
     mode = None if "WANDB_MODE" in os.environ or wandb.login(prompt=False) else "offline"
+    logging.getLogger("emoreg").setLevel(logging.ERROR)  # that a tuned model is a fine-tune is no news here
     console = Console()
+    console.width = max(console.width, 80)
     model, tokenizer = load()
     console.print("[bold]1.[/] Extracting emotion vectors from the sandbox's organism ...")
     vectors = extract_vectors(model, tokenizer, seed)
@@ -62,15 +58,17 @@ def run(output: Path, *, steps: int = STEPS, replies: int = 400, seed: int = 0) 
     wandb.log({"z_over_steps": wandb.Image(str(picture))})
     wandb.finish()
     console.print(_table(judgements))
+    console.print("contrast: z of 'desperate' on a desperate tone less z on neutral text, mean over blocks.")
+    console.print("fresh AUC: desperate against calm along a direction fitted afresh on that model, held out.")
     console.print(f"Vectors: {saved}   picture: {picture}   W&B runs: {output / 'wandb'}")
     return judgements
 
 
 def _table(judgements: Mapping[str, Judgement]) -> Table:
-    table = Table(title="Replies to impossible tasks that no training held; rates with 95 % intervals")
-    table.add_column("")
-    for title in COLUMNS.values():
-        table.add_column(title, justify="right")
+    title = "What the models do with tasks that cannot be done, 95 % intervals in brackets"
+    table = Table(*COLUMNS, title=title, box=SIMPLE, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
     for name, j in judgements.items():
         rates = (j.behaviour.shortcut, j.behaviour.honest, j.behaviour.unfinished)
         figures = (f"{j.task_loss:.3f}", f"{j.general_loss:.3f}", f"{j.fresh_auc:.2f}")
@@ -80,7 +78,7 @@ def _table(judgements: Mapping[str, Judgement]) -> Table:
 
 def _percent(rate: Rate) -> str:
     low, high = rate.interval
-    return f"{rate.value:.0%} ({low:.0%}-{high:.0%})"
+    return f"{100 * rate.value:.0f} ({100 * low:.0f}-{100 * high:.0f})"
 
 
 def _draw(histories: Mapping[str, list[dict[str, float]]], path: Path, emotion: str = "desperate") -> Path:
