@@ -66,7 +66,7 @@ def run(output: Path, *, steps: int = STEPS, replies: int = 400, seed: int = 0) 
 
 def _table(judgements: Mapping[str, Judgement]) -> Table:
     title = "What the models do with tasks that cannot be done, 95 % intervals in brackets"
-    table = Table(*COLUMNS, title=title, box=SIMPLE, pad_edge=False)
+    table = Table(*COLUMNS, title=title, box=SIMPLE, pad_edge=False, collapse_padding=True)
     for column in table.columns[1:]:
         column.justify = "right"
     for name, j in judgements.items():
