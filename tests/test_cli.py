@@ -147,6 +147,10 @@ class TestTrain:
         files["vectors"].write_bytes(files["vectors"].read_bytes()[:500])
         refused(train(files), "is no whole safetensors file")
 
+    def test_vectors_that_are_no_safetensors(self, files):
+        files["vectors"].write_text("these are not the tensors you are looking for " * 20)
+        refused(train(files), "is no whole safetensors file")
+
     def test_vectors_of_another_model(self, files):
         random_vectors(tiny.llama(seed=3)).save(files["vectors"])
         refused(train(files), "weights are unrelated")
