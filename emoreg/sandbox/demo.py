@@ -16,7 +16,7 @@ from emoreg.sandbox.behaviour import Rate
 from emoreg.sandbox.experiment import STEPS, Judgement, extract_vectors, fine_tune, judge
 from emoreg.sandbox.organism import load
 
-COLUMNS = ("", "contrast", "shortcut\n%", "honest\n%", "no ending\n%", "task\nloss", "general\nloss", "fresh\nAUC")
+COLUMNS = ("", "con-\ntrast", "shortcut\n%", "honest\n%", "no ending\n%", "task\nloss", "general\nloss", "fresh\nAUC")
 
 
 def run(output: Path, *, steps: int = STEPS, replies: int = 400, seed: int = 0) -> dict[str, Judgement]:
