@@ -4,13 +4,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from emoreg.penalties import Anchor, Band, Hinge, default_penalties
+from emoreg.reasoning import Reasoning
 from emoreg.regularizer import Regularizer
+from emoreg.schedules import Target
 from emoreg.vectors import EmotionVectors
 
 if TYPE_CHECKING:
     from emoreg.callback import RegularizerCallback
 
-__all__ = ["Anchor", "Band", "EmotionVectors", "Hinge", "Regularizer", "RegularizerCallback", "default_penalties"]
+__all__ = [
+    "Anchor",
+    "Band",
+    "EmotionVectors",
+    "Hinge",
+    "Reasoning",
+    "Regularizer",
+    "RegularizerCallback",
+    "Target",
+    "default_penalties",
+]
 
 
 def __getattr__(name: str):

@@ -1,11 +1,11 @@
 """`RegularizerCallback`: puts a regularizer's term into a trainer's loss, and its statistics into the trainer's log.
 
-The only file that knows transformers' and TRL's trainers. A `TrainerCallback` cannot change the loss, so the trainer's
-own `compute_loss` is wrapped while it trains: the term then goes through the trainer's scaling (accumulation,
-GradScaler, DeepSpeed) like the task loss does.
+With `emoreg.trainers` the only file that knows transformers' and TRL's trainers. A `TrainerCallback` cannot change the
+loss, so the trainer's own `compute_loss` is wrapped while it trains: the term then goes through the trainer's scaling
+(accumulation, GradScaler, DeepSpeed) like the task loss does.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import wraps
 from typing import Any
@@ -21,13 +21,19 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer_callback import ExportableState
 
 from emoreg.metrics import term_metrics
 from emoreg.regularizer import Regularizer, Term
+from emoreg.trainers import batch_of, is_scaled, scale_of
 
 
-class RegularizerCallback(TrainerCallback):
+class RegularizerCallback(TrainerCallback, ExportableState):
     """Trains under a regularizer. With no penalties it is a monitor, and the run is bitwise the run without it.
+
+    Works in `transformers.Trainer`, in TRL's trainers that call `compute_loss`, and in subclasses of either
+    (``docs/trainers.md``). Its state travels in the trainer's checkpoints and is there again before the first step of a
+    run that resumes.
 
     Example:
         >>> trainer = SFTTrainer(model, args=args, train_dataset=data, peft_config=lora)
@@ -38,8 +44,8 @@ class RegularizerCallback(TrainerCallback):
     begin with ``eval_``.
 
     Raises (from `Trainer.train`):
-        ValueError: if the vectors do not belong to the model, the trainer never calls `compute_loss`, a term has no
-            gradient, is not finite, or a scope selects nothing for a whole step.
+        ValueError: if the vectors do not belong to the model, the trainer makes a step without `compute_loss`, a term
+            has no gradient, is not finite, or a scope selects nothing for a whole step.
     """
 
     def __init__(self, trainer: Trainer, regularizer: Regularizer, *, gradient_every: int = 10):
@@ -68,6 +74,7 @@ class RegularizerCallback(TrainerCallback):
         self.detach()
         with ExitStack() as stack:
             self._term = stack.enter_context(self.regularizer.attach(kwargs["model"]))
+            self._restore(state)
             self._term.reader.mode = "off"
             stack.callback(_replace(self.trainer, "compute_loss", self._computing_loss))
             stack.callback(_replace(self.trainer, "log", self._logging))
@@ -79,13 +86,17 @@ class RegularizerCallback(TrainerCallback):
             self._attached = stack.pop_all()
         self._computed = False
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any):
-        """Refuse a trainer whose training step goes round `compute_loss`."""
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ):
+        """Before any weight moves: refuse a trainer whose training step goes round `compute_loss`."""
         if not self._computed:
             raise ValueError(
-                f"{type(self.trainer).__name__} made a training step without calling compute_loss, so no term can join "
-                "its loss; use a trainer that does, or Regularizer.attach in a loop of your own"
+                f"{type(self.trainer).__name__} makes its training step without calling compute_loss, so no term can "
+                "join its loss; use a trainer that does, or Regularizer.attach in a loop of your own"
             )
+        assert self._term is not None
+        self._term.close_step()
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any):
         """Detach."""
@@ -95,6 +106,22 @@ class RegularizerCallback(TrainerCallback):
         """Take every hook and wrapper off the model and the trainer. Harmless when there are none."""
         self._attached.close()
         self._term = None
+
+    # ---- its state in the trainer's checkpoint ----
+
+    def state(self) -> dict[str, Any]:
+        """What a run that resumes needs, as JSON can hold it; the trainer puts it into its checkpoint."""
+        return {"args": {}, "attributes": {"term": None if self._term is None else self._term.state()}}
+
+    def _restore(self, state: TrainerState) -> None:
+        if state.global_step == 0:
+            return
+        mine = [c for c in self.trainer.callback_handler.callbacks if type(c) is type(self)].index(self)
+        saved: Any = (state.stateful_callbacks or {}).get(type(self).__name__)
+        saved = saved[mine] if isinstance(saved, list) else saved
+        assert self._term is not None
+        if saved is not None and saved["attributes"]["term"] is not None:
+            self._term.load_state(saved["attributes"]["term"])
 
     # ---- what is wrapped round the trainer's methods ----
 
@@ -106,6 +133,11 @@ class RegularizerCallback(TrainerCallback):
                     raise ValueError(
                         "this RegularizerCallback is not among the trainer's callbacks, so the run would have no term; "
                         "call trainer.add_callback(callback) before trainer.train()"
+                    )
+                if self.trainer.args.restore_callback_states_from_checkpoint:
+                    raise ValueError(
+                        "restore_callback_states_from_checkpoint=True has the trainer build its callbacks anew, which "
+                        "cannot be done to this one; leave it False: RegularizerCallback restores its own state"
                     )
                 return train(*args, **kwargs)
             finally:
@@ -132,8 +164,8 @@ class RegularizerCallback(TrainerCallback):
         def with_term(model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any):
             term = self._term
             assert term is not None
-            batch = dict(inputs)  # trainers take entries out
-            training = model.training and torch.is_grad_enabled()
+            batch = batch_of(self.trainer, inputs)  # now: trainers take entries out
+            training = torch.is_grad_enabled()
             step = self.trainer.state.global_step
             watch = training and self.regularizer.n_penalised > 0 and step % self.gradient_every == 0
             with term.reader.reading("train" if training else "eval", watch):
@@ -144,31 +176,20 @@ class RegularizerCallback(TrainerCallback):
                 loss, *outputs = result if isinstance(result, tuple) else (result,)
                 # Trainers autocast inside the model's forward; what the term runs beside it must match.
                 with self.trainer.accelerator.autocast():
-                    loss = self._add_term(term, loss, batch, step, kwargs.get("num_items_in_batch"))
+                    scale = scale_of(self.trainer, batch, kwargs.get("num_items_in_batch"))
+                    added = term.loss(batch, step=step, scale=scale)
+            self._record(term, loss, added, kwargs.get("num_items_in_batch"))
             self._computed = True
+            loss = loss + added if added.requires_grad else loss
             return (loss, *outputs) if isinstance(result, tuple) else loss
 
         return with_term
 
-    def _add_term(
-        self, term: Term, loss: Tensor, batch: Mapping[str, Tensor], step: int, num_items: Tensor | int | None
-    ) -> Tensor:
-        trainer, accumulation = self.trainer, self.trainer.current_gradient_accumulation_steps
-        will_divide = not _is_scaled(trainer, num_items)
-        if will_divide:
-            # Each micro-batch's mean counts alike, as the task loss of such a trainer does.
-            added = term.loss(batch, step=step, step_scale=accumulation)
-        elif num_items is None:
-            added = term.loss(batch, step=step, step_scale=accumulation) / accumulation
-        else:
-            # The trainer's rule: a sum over tokens, over their count in the whole window on all ranks, times the ranks
-            # that DDP will average over.
-            ranks = trainer.accelerator.num_processes if trainer.args.average_tokens_across_devices else 1
-            added = term.loss(batch, step=step, token_scale=ranks / num_items)
-        share = 1 / accumulation if will_divide else 1.0
+    def _record(self, term: Term, loss: Tensor, added: Tensor, num_items: Tensor | int | None) -> None:
+        accumulation = self.trainer.current_gradient_accumulation_steps
+        share = 1.0 if is_scaled(self.trainer, num_items) else 1 / accumulation
         term.statistics.add("task", loss.detach() * share)
         term.statistics.add("term", added.detach() * share)
-        return loss + added if added.requires_grad else loss
 
     def _logging(self, log: Callable) -> Callable:
         @wraps(log)
@@ -191,14 +212,6 @@ class RegularizerCallback(TrainerCallback):
             return on_log(args, state, control, logs=kept, **kwargs)
 
         return brief
-
-
-def _is_scaled(trainer: Trainer, num_items: Tensor | int | None) -> bool:
-    """Whether `compute_loss` has already divided by the whole accumulation window (`Trainer.training_step`'s rule)."""
-    stated = getattr(trainer, "loss_is_scaled_for_ga", None)
-    if stated is not None:
-        return stated
-    return (trainer.model_accepts_loss_kwargs and num_items is not None) or trainer.compute_loss_func is not None
 
 
 def _replace(owner: object, name: str, wrap: Callable[[Callable], Callable]) -> Callable[[], None]:

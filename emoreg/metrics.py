@@ -1,5 +1,8 @@
 """A term's statistics as the flat numbers that a trainer logs."""
 
+import torch
+from torch import Tensor
+
 from emoreg.regularizer import Term
 from emoreg.statistics import Statistics
 
@@ -13,8 +16,9 @@ def term_metrics(term: Term, training: bool) -> dict[str, float]:
     figure that may be compared between models.
 
     Under ``emoreg/``: ``<penalty>/penalty`` (before its weight), ``<penalty>/weight``, ``term`` and ``task`` (what
-    they add to an optimizer step's loss, per micro-batch), ``share`` (the term's part of the whole loss), and
-    ``gradient/term/layer_<l>`` and ``gradient/task/layer_<l>``.
+    they add to an optimizer step's loss, per micro-batch), ``share`` (the term's part of the whole loss),
+    ``gradient/term/layer_<l>`` and ``gradient/task/layer_<l>``, ``skipped`` (parts of the term that were not finite),
+    and of a `Target` ``target/limit``, ``off``, ``factor`` and ``over_budget``.
 
     Raises:
         ValueError: if a reading is not finite, or a penalty's scope was empty for a whole step.
@@ -24,10 +28,13 @@ def term_metrics(term: Term, training: bool) -> dict[str, float]:
     statistics.reset()
     if not tables:
         return {}
-    _refuse(statistics, tables, numbers)
+    if term.regularizer.non_finite == "stop":
+        _refuse_non_finite(statistics, tables, numbers)
+    _refuse_empty(numbers)
     if training:
         neutral = term.reference.drift().cpu()
         tables |= {"neutral": neutral, "contrast": tables["mean"] - neutral}
+        numbers |= _seek_target(term, tables, numbers)
     prefix = "" if training else "eval_"
     metrics = {}
     for k, emotion in enumerate(statistics.emotions):
@@ -42,7 +49,22 @@ def term_metrics(term: Term, training: bool) -> dict[str, float]:
     return metrics
 
 
-def _refuse(statistics: Statistics, tables: dict, numbers: dict[str, float]) -> None:
+def _seek_target(term: Term, tables: dict[str, Tensor], numbers: dict[str, float]) -> dict[str, float]:
+    loop = term.loop
+    if loop is None or loop.base is None:
+        return {}
+    k = term.regularizer.vectors.index(loop.target.emotion)
+    base_contrast = (loop.base.cpu() - term.reference.base)[:, k].mean()
+    found = torch.tensor([tables["contrast"][:, k].mean(), base_contrast, numbers["task"]], dtype=torch.float64)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        # Every rank must come to the same weight: it follows the mean of what each of them saw.
+        across = found.to(term.reference.device)
+        torch.distributed.all_reduce(across)
+        found = across.cpu() / torch.distributed.get_world_size()
+    return {f"target/{name}": value for name, value in loop.update(*found.tolist()).items()}
+
+
+def _refuse_non_finite(statistics: Statistics, tables: dict[str, Tensor], numbers: dict[str, float]) -> None:
     bad = ~tables["mean"].isfinite()
     if bad.any():
         row, k = bad.nonzero()[0].tolist()
@@ -50,6 +72,14 @@ def _refuse(statistics: Statistics, tables: dict, numbers: dict[str, float]) -> 
             f"readings of {statistics.emotions[k]!r} at layer {statistics.layers[row]} are not finite: the model's "
             "hidden states hold NaN or inf; lower the learning rate or look at the task loss"
         )
+    if numbers.get("skipped"):
+        raise ValueError(
+            f"{numbers['skipped']:.0f} parts of the term were not finite since the last log; they were left out of the "
+            'gradient. Lower the penalty\'s weight, or go on without them by non_finite="skip"'
+        )
+
+
+def _refuse_empty(numbers: dict[str, float]) -> None:
     for name, share in numbers.items():
         if name.endswith("/empty_steps") and share > 0:
             raise ValueError(

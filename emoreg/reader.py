@@ -1,68 +1,117 @@
-"""`Reader`: the hook that turns a model's forward passes into z, at every layer of a set of vectors.
+"""`Reader`: the hooks that turn a model's forward passes into z, at every layer of a set of vectors.
 
 Shapes: B batch, T positions, D width, L layers, K emotions, P penalised emotions (the first P of the K).
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, NamedTuple
+from inspect import signature
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from emoreg.projection import project, standardise
+from emoreg.residual import active_adapters, backbone, hook_blocks, unwrap, virtual_tokens
 from emoreg.statistics import Statistics
 from emoreg.vectors import EmotionVectors
 
 Mode = Literal["train", "eval", "off"]
 
 
-class Reading(NamedTuple):
-    """z of one forward pass, one tensor per layer, in the order of the vectors' layers."""
+@dataclass
+class Pass:
+    """One forward pass: what the model was given, and z per layer, in the order of the vectors' layers."""
 
-    penalised: list[Float[Tensor, "B T P"]]
+    inputs: dict[str, Tensor]
+    """Those of the model's tensor arguments that scopes look at: `SEEN`."""
+    penalised: list[Float[Tensor, "B T P"]] = field(default_factory=list)
     """With gradient."""
-    all: list[Float[Tensor, "B T K"]]
+    all: list[Float[Tensor, "B T K"]] = field(default_factory=list)
     """Without."""
 
 
-class Reader:
-    """Holds z of the last forward pass until it is taken."""
+SEEN = ("input_ids", "attention_mask", "position_ids", "labels")
 
-    def __init__(self, vectors: EmotionVectors, n_penalised: int, statistics: Statistics):
+
+class Reader:
+    """Holds the passes that count until they are taken."""
+
+    def __init__(self, vectors: EmotionVectors, model: nn.Module, n_penalised: int, statistics: Statistics):
         self.vectors = vectors
         self.n_penalised = n_penalised
         self.mode: Mode = "train"
-        """Which passes are read: those under grad, all of them, or none."""
+        """Which passes are read: those under grad, those without, or none. In any mode only those of the adapters that
+        were active at the start: with others, or none, the model is its own reference."""
         self.watch_gradient = False
         """Whether passes measure, in their backward, the term's gradient at each layer against the task's."""
+        self._model, self._inner = model, unwrap(model)
+        self._adapters = active_adapters(model)
+        self._virtual = virtual_tokens(model)
         self._statistics = statistics
         self._constants: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
-        self._drop()
+        self._passes: list[Pass] = []
+        self._given: dict[str, Tensor] = {}
 
-    def _drop(self) -> None:
-        self._passes = 0
-        self._penalised: dict[int, Tensor] = {}
-        self._all: dict[int, Tensor] = {}
+    @contextmanager
+    def hooked(self) -> Iterator[None]:
+        """Hook the model for as long as the context is open."""
+        with ExitStack() as stack:
+            # Labels reach the whole model only, and some trainers run its decoder alone.
+            for module in dict.fromkeys((self._inner, backbone(self._inner))):
+                on_call = partial(self._on_call, list(signature(module.forward).parameters))
+                handle = module.register_forward_pre_hook(torch.compiler.disable(on_call), with_kwargs=True)
+                stack.callback(handle.remove)
+            # Out of compiled graphs, whose guards know nothing of modes and passes.
+            stack.enter_context(hook_blocks(self._inner, self.vectors.layers, torch.compiler.disable(self.on_block)))
+            yield
 
     @contextmanager
     def reading(self, mode: Mode, watch_gradient: bool = False) -> Iterator[None]:
         """Read the passes of one mode while the context is open; then go on as if they had not been."""
-        before = self.mode, self.watch_gradient, self._passes, self._penalised, self._all
-        self._drop()
+        before = self.mode, self.watch_gradient, self._passes, self._given
+        self._passes, self._given = [], {}
         self.mode, self.watch_gradient = mode, watch_gradient
         try:
             yield
         finally:
-            self.mode, self.watch_gradient, self._passes, self._penalised, self._all = before
+            self.mode, self.watch_gradient, self._passes, self._given = before
+
+    def take(self) -> list[Pass]:
+        """The passes read since the last were taken; forgets them.
+
+        Raises:
+            ValueError: if there was none, or one that did not come through all blocks.
+        """
+        passes, self._passes = self._passes, []
+        if not passes:
+            raise ValueError(
+                "expected a forward pass through the model's blocks, saw none; make the pass that trains in the same "
+                "step, under grad and with the adapters that were active when the regularizer was attached"
+            )
+        for one in passes:
+            if len(one.all) != len(self.vectors.layers):
+                raise ValueError(f"a pass came through {len(one.all)} of {len(self.vectors.layers)} hooked blocks")
+        return passes
 
     def on_block(self, layer: int, hidden_BTD: Tensor) -> Tensor | None:
         """The hook at each layer: reads the residual stream; replaces it, if at all, by a view of itself."""
-        if self.mode == "off" or (self.mode == "train" and not torch.is_grad_enabled()):
+        if not self._counts():
             return None
-        self._passes += layer == self.vectors.layers[0]
+        if layer == self.vectors.layers[0]:
+            # Prompt tuning's virtual tokens come first, in all that the model is given or in some of it: no scope
+            # counts them.
+            T = hidden_BTD.shape[1] - self._virtual
+            given = {name: value[..., -T:] for name, value in self._given.items()}
+            if not {"input_ids", "attention_mask"} & given.keys():
+                given["attention_mask"] = torch.ones_like(hidden_BTD[:, -T:, 0], dtype=torch.long)
+            self._passes.append(Pass(given))
+            self._given = {}
+        if not self._passes:
+            raise ValueError(f"block {layer} ran before block {self.vectors.layers[0]}; emoreg cannot read this model")
         if not (self.watch_gradient and hidden_BTD.requires_grad):
             self._read(layer, hidden_BTD)
             return None
@@ -73,6 +122,16 @@ class Reader:
         self._read(layer, here)
         return above
 
+    def _on_call(self, names: list[str], module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        given = dict(zip(names, args, strict=False)) | dict(kwargs)
+        seen = {name: given[name] for name in SEEN if isinstance(given.get(name), Tensor)}
+        self._given = seen if module is self._inner else seen | self._given
+
+    def _counts(self) -> bool:
+        if self.mode == "off" or torch.is_grad_enabled() != (self.mode == "train"):
+            return False
+        return active_adapters(self._model) == self._adapters
+
     def _record_gradient(self, whose: str, layer: int, grad: Tensor) -> None:
         self._statistics.add(f"gradient/{whose}/layer_{layer}", grad.float().norm())
 
@@ -82,28 +141,7 @@ class Reader:
             v, device = self.vectors, hidden_BTD.device
             self._constants[layer] = v.directions[row].to(device), v.mean[row].to(device), v.std[row].to(device)
         directions_KD, mean_K, std_K = self._constants[layer]
-        P = self.n_penalised
+        P, virtual = self.n_penalised, self._virtual
         readings_BTP, readings_BTK = project(hidden_BTD, directions_KD, P)
-        self._penalised[layer] = standardise(readings_BTP, mean_K[:P], std_K[:P])
-        self._all[layer] = standardise(readings_BTK, mean_K, std_K)
-
-    def take(self, shape: torch.Size) -> Reading:
-        """z of the pass just made, which must have read ``shape`` (B, T) positions. Forgets it.
-
-        Raises:
-            ValueError: if none, or more than one, pass was read since the last was taken, or one of another shape.
-        """
-        passes, penalised, everything = self._passes, self._penalised, self._all
-        self._drop()
-        if passes != 1:
-            raise ValueError(
-                f"expected one forward pass through all blocks, saw {passes}; make passes that do not train under "
-                "torch.no_grad(), and take the term once after each that does"
-            )
-        reading = Reading([penalised[layer] for layer in penalised], [everything[layer] for layer in everything])
-        if len(everything) != len(self.vectors.layers) or reading.all[0].shape[:2] != shape:
-            raise ValueError(
-                f"the model's blocks read {tuple(reading.all[0].shape[:2])} positions at {len(everything)} layers, "
-                f"input_ids has {tuple(shape)} and the vectors {len(self.vectors.layers)}; scopes cannot be matched"
-            )
-        return reading
+        self._passes[-1].penalised.append(standardise(readings_BTP, mean_K[:P], std_K[:P])[:, virtual:])
+        self._passes[-1].all.append(standardise(readings_BTK, mean_K, std_K)[:, virtual:])

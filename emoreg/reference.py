@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from emoreg.reader import Reader
-from emoreg.residual import backbone, evaluating
+from emoreg.residual import backbone, evaluating, virtual_tokens
 from emoreg.vectors import EmotionVectors
 
 
@@ -26,14 +26,19 @@ class Reference:
         self._counting = [row.nonzero()[:, 0].to(device) for row in mask_NT]
         self._base_NTLK = vectors.reference_z.to(device)
 
+        self.device = device
+
+    @property
+    def base(self) -> Float[Tensor, "L K"]:
+        """`drift` of the base model, on the host."""
+        return self._tokens(self._base_NTLK, slice(0, len(self))).mean(0).cpu()
+
     def __len__(self) -> int:
         return len(self._ids_NT)
 
     def anchored(self, texts: slice) -> tuple[Float[Tensor, "n L P"], Float[Tensor, "n L P"]]:
         """z at the tokens of some texts: under the model as it is, with gradient, and under the base model."""
-        with self._reader.reading("train"):
-            self._forward(texts)
-            z_NTLP = torch.stack(self._reader.take(self._ids_NT[texts].shape).penalised, 2)
+        z_NTLP = self._penalised(texts)
         base_NTLP = self._base_NTLK[texts][..., : self._reader.n_penalised]
         return self._tokens(z_NTLP, texts), self._tokens(base_NTLP, texts)
 
@@ -43,11 +48,32 @@ class Reference:
         every = slice(0, len(self))
         with self._reader.reading("eval"), evaluating(self._model):
             self._forward(every)
-            z_NTLK = torch.stack(self._reader.take(self._ids_NT.shape).all, 2)
+            z_NTLK = torch.stack(self._reader.take()[0].all, 2)
         return self._tokens(z_NTLK, every).mean(0)
 
+    def gradient_norm(self, row: int) -> float:
+        """Norm, at the parameters that train, of the gradient of a text's mean z at a layer; 0 if there is none.
+
+        Taken with dropout off and past every hook on the gradients themselves, so that it leaves no trace.
+        """
+        first = slice(0, 1)
+        with evaluating(self._model), torch.enable_grad():
+            z = self._tokens(self._penalised(first), first)[:, row].mean()
+        parameters = [p for p in self._model.parameters() if p.requires_grad]
+        if not z.requires_grad or not parameters:
+            return 0.0
+        gradients = torch.autograd.grad(z, parameters, allow_unused=True)
+        return sum(g.float().square().sum().item() for g in gradients if g is not None) ** 0.5
+
+    def _penalised(self, texts: slice) -> Float[Tensor, "N T L P"]:
+        with self._reader.reading("train"):
+            self._forward(texts)
+            return torch.stack(self._reader.take()[0].penalised, 2)
+
     def _forward(self, texts: slice) -> None:
-        backbone(self._model)(input_ids=self._ids_NT[texts], attention_mask=self._attention_NT[texts], use_cache=False)
+        # Virtual tokens come in with the whole model only; else its decoder will do, without the head.
+        model = self._model if virtual_tokens(self._model) else backbone(self._model)
+        model(input_ids=self._ids_NT[texts], attention_mask=self._attention_NT[texts], use_cache=False)
 
     def _tokens(self, z_NTLK: Tensor, texts: slice) -> Float[Tensor, "n L K"]:
         T = z_NTLK.shape[1]

@@ -5,16 +5,17 @@ Shapes: B batch, T positions, L layers, K emotions, P penalised emotions, N refe
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from emoreg.batch import per_pass
 from emoreg.penalties import Anchor, Band, Hinge, Penalty
-from emoreg.reader import Reader
+from emoreg.reader import Pass, Reader
 from emoreg.reference import Reference
-from emoreg.residual import hook_blocks
-from emoreg.schedules import Schedule, constant
-from emoreg.scope import Scope, check_scope, positions
+from emoreg.schedules import ClosedLoop, Schedule, Target, constant
+from emoreg.scope import Scope, check_scope, n_sequences, positions, tokens
 from emoreg.statistics import Statistics
 from emoreg.vectors import EmotionVectors
 
@@ -37,8 +38,9 @@ class Regularizer:
         penalties: Sequence[Penalty] = (),
         *,
         scope: Scope = "completion",
-        schedule: Schedule | None = None,
+        schedule: Schedule | Target | None = None,
         monitor: Sequence[str] | None = None,
+        non_finite: Literal["stop", "skip"] = "stop",
     ):
         """
         Args:
@@ -46,13 +48,18 @@ class Regularizer:
                 `EmotionVectors.select` narrows them.
             penalties: `Hinge`, `Band`, `Anchor`.
             scope: the positions that the statistics are taken over. Each penalty has its own.
-            schedule: optimizer step to a factor on every weight; constant by default.
+            schedule: optimizer step to a factor on every weight, constant by default; or a `Target`, for which the
+                weights are sought at each log.
             monitor: emotions to keep statistics of, beside the penalised ones; all by default.
+            non_finite: what a part of the term that is not finite does after the first step. It never reaches the
+                gradient; ``stop`` ends the run at the next log, ``skip`` goes on and logs how many there were.
 
         Raises:
             ValueError: for an emotion or layer that the vectors do not have, or two penalties of one name.
         """
         check_scope(scope)
+        if non_finite not in ("stop", "skip"):
+            raise ValueError(f"non_finite must be 'stop' or 'skip', got {non_finite!r}")
         for penalty in penalties:
             if not isinstance(penalty, Penalty):
                 raise ValueError(f"penalties must be Hinge, Band or Anchor, got {type(penalty).__name__}")
@@ -68,6 +75,14 @@ class Regularizer:
         self.penalties = tuple(penalties)
         self.scope = scope
         self.schedule = constant() if schedule is None else schedule
+        self.non_finite = non_finite
+        if isinstance(self.schedule, Target):
+            steered = [p for p in penalties if p.emotion == self.schedule.emotion and not isinstance(p, Anchor)]
+            if not any(penalty.weight for penalty in steered):
+                raise ValueError(
+                    f"the schedule's Target is of {self.schedule.emotion!r}, which no Hinge or Band with a weight "
+                    "above 0 penalises; add one, whose weight the search starts from"
+                )
 
     @property
     def thresholds(self) -> list[float]:
@@ -81,12 +96,25 @@ class Regularizer:
         """Hook the model for as long as the context is open.
 
         Raises:
-            ValueError: if the vectors do not belong to the model.
+            ValueError: if the vectors do not belong to the model, or no parameter that trains would feel a penalty.
         """
         self.vectors.check(model)
         term = Term(self, model)
-        with hook_blocks(model, self.vectors.layers, term.reader.on_block):
+        with term.reader.hooked():
+            term.prove_gradient()
             yield term
+
+
+class Scale(NamedTuple):
+    """How a batch's positions in scope become a part of an optimizer step's loss."""
+
+    of: Literal["scope", "tokens", "sequences"] = "scope"
+    """``scope``: a mean over this batch's positions in scope. ``tokens``: a sum over them, times ``factor``.
+    ``sequences``: each sequence's mean over its own, and the mean of those."""
+    factor: Tensor | float = 1.0
+    """For a loop that accumulates gradients, or averages them over ranks."""
+    once: Tensor | float = 1.0
+    """Factor on what is added once per optimizer step (anchors)."""
 
 
 class Term:
@@ -97,100 +125,179 @@ class Term:
         self.regularizer = regularizer
         self.statistics = Statistics(vectors.emotions, vectors.layers, regularizer.thresholds, device)
         self.eval_statistics = Statistics(vectors.emotions, vectors.layers, regularizer.thresholds, device)
-        self.reader = Reader(vectors, regularizer.n_penalised, self.statistics)
+        self.reader = Reader(vectors, model, regularizer.n_penalised, self.statistics)
         self.reference = Reference(vectors, model, self.reader)
+        schedule = regularizer.schedule
+        self.loop = ClosedLoop(schedule) if isinstance(schedule, Target) else None
         self._device = device
         self._step = -1
         self._in_step: dict[str, Tensor | int] = {}
         self._proven = False
 
     def loss(
-        self,
-        inputs: Mapping[str, Tensor],
-        *,
-        step: int | None = None,
-        token_scale: Tensor | float | None = None,
-        step_scale: float = 1.0,
+        self, inputs: Mapping[str, Any] | None = None, *, step: int | None = None, scale: Scale | None = None
     ) -> Tensor:
-        """The term for the forward pass just made: a scalar to add to its task loss.
+        """The term for the forward passes made since the last call: a scalar to add to their task loss.
 
-        Each penalty is summed over the positions of its scope, averaged over its layers, and multiplied by its weight,
-        the schedule's factor and ``token_scale``. Anchors join once per optimizer step.
+        Each penalty is taken over the positions of its scope, averaged over its layers, and multiplied by its weight
+        and the schedule's factor. Anchors join once per optimizer step.
 
         Args:
-            inputs: the batch that the model was given: ``input_ids``, and what the scopes need.
+            inputs: the batch that the model was given, where a scope needs more than the model's own arguments; as
+                `emoreg.batch.standard` names things.
             step: optimizer step, counted from 0; by default every call is a step.
-            token_scale: by default one over the number of positions in scope, so that a penalty is a mean over them. A
-                loop that accumulates gradients passes one over the count of its whole window.
-            step_scale: factor on what is added once per step; the number of micro-batches, if the loop divides by it.
+            scale: by default each penalty is a mean over the positions in its scope. A loop that accumulates gradients
+                says here what it divides its own loss by, so that how a batch is cut does not matter.
 
         Raises:
-            ValueError: if not exactly one pass was made under grad since the last call; and at the first step with a
-                weight, if a scope is empty, or a part has no gradient or is not finite.
+            ValueError: if no pass was made under grad since the last call, or its scopes cannot be told; and at the
+                first step with a weight, if a scope is empty, or a part has no gradient or is not finite.
         """
-        step = self._step + 1 if step is None else step
+        scale = Scale() if scale is None else scale
+        every_call, step = step is None, self._step + 1 if step is None else step
         first_of_step = step != self._step
         if first_of_step:
-            self._begin_step(step)
-        z = self.reader.take(inputs["input_ids"].shape)
-        self.statistics.update(z.all, positions(self.regularizer.scope, inputs))
-        factor = self.regularizer.schedule(step)
+            self.close_step()
+            self._step = step
+        passes = self.reader.take()
+        batches = per_pass([one.inputs for one in passes], inputs or {})
+        self._watch(self.statistics, passes, batches)
         parts: dict[str, Tensor] = {}
         for penalty in self.regularizer.penalties:
-            weight = penalty.weight * factor
+            weight = penalty.weight * self._factor(penalty, step)
             self.statistics.add(f"{penalty.name}/weight", weight)
             # At weight 0 nothing is computed: 0 times a penalty that is not finite would not be 0.
             if weight == 0:
                 continue
             if not isinstance(penalty, Anchor):
-                parts[penalty.name] = weight * self._over_scope(penalty, z.penalised, inputs, token_scale)
+                parts[penalty.name] = self._over_scope(penalty, weight, passes, batches, scale)
             elif first_of_step and step % penalty.every == 0:
-                parts[penalty.name] = weight * penalty.every * step_scale * self._anchored(penalty, step)
+                parts[penalty.name] = self._anchored(penalty, weight * scale.once, step)
         if parts and not self._proven:
             self._prove(parts)
+        if every_call:
+            self.close_step()
         return sum(parts.values(), torch.zeros((), device=self._device))
 
-    def observe(self, inputs: Mapping[str, Tensor]) -> None:
+    def observe(self, inputs: Mapping[str, Any] | None = None) -> None:
         """Count the forward pass just made, under the reader's mode "eval", among the evaluation's statistics."""
-        z = self.reader.take(inputs["input_ids"].shape)
-        self.eval_statistics.update(z.all, positions(self.regularizer.scope, inputs))
+        passes = self.reader.take()
+        if len(passes) > 1 and inputs and "input_ids" in inputs:
+            # A trainer may look at other texts too, as KTO does: the batch itself is meant.
+            batch = inputs["input_ids"].data_ptr()
+            passes = [one for one in passes if one.inputs["input_ids"].data_ptr() == batch] or passes
+        self._watch(self.eval_statistics, passes[:1], per_pass([passes[0].inputs], inputs or {}))
 
-    def _begin_step(self, step: int) -> None:
+    def close_step(self) -> None:
+        """Call before an optimizer step whose last micro-batch is through; `loss` does when it sees a new step.
+
+        Raises:
+            ValueError: at the first step, if no position was in a penalty's scope.
+        """
+        if self._in_step and not self._proven:
+            for name, count in self._in_step.items():
+                if count == 0:
+                    raise ValueError(
+                        f"the scope of {name} selects no position of the first step's batches; check the data set's "
+                        "labels (or completion mask), or choose another scope"
+                    )
+            self._proven = True
         # Counted here and judged by whoever reads the statistics: looking at it now would make the host wait.
         for name, count in self._in_step.items():
             self.statistics.add(f"{name}/empty_steps", count == 0)
-        self._step, self._in_step = step, {}
+        if self.loop is not None and self.loop.base is None and self._in_step:
+            self.loop.keep_base(self.statistics)
+        self._in_step = {}
+
+    def prove_gradient(self) -> None:
+        """Check, on a reference text, that the lowest penalised layer's z has a gradient at parameters that train.
+
+        A hidden state that wants a gradient is not enough: peft makes embeddings want one under checkpointing, also
+        when every adapter sits above the layer.
+
+        Raises:
+            ValueError: if there is no such gradient, or it is zero or not finite.
+        """
+        rows = [row for p in self.regularizer.penalties if p.weight for row in self._rows(p)]
+        if not rows:
+            return
+        norm = self.reference.gradient_norm(min(rows))
+        if not 0 < norm < float("inf"):
+            layer = self.regularizer.vectors.layers[min(rows)]
+            if norm:
+                raise ValueError(
+                    f"the gradient of layer {layer}, the lowest that a penalty acts on, is not finite at the "
+                    f"parameters that train (norm {norm:g}); the model's weights hold NaN or inf"
+                )
+            raise ValueError(
+                f"the penalties have no gradient from layer {layer}, the lowest that they act on: no parameter that "
+                "trains lies at or below it; train (or put adapters on) such a block, or give them higher layers"
+            )
+
+    def _watch(self, statistics: Statistics, passes: Sequence[Pass], batches: Sequence[Mapping[str, Tensor]]) -> None:
+        for one, batch in zip(passes, batches, strict=True):
+            inside_BT = positions(self.regularizer.scope, batch)
+            if self.regularizer.non_finite == "skip":
+                inside_BT = inside_BT & torch.stack([z.to(self._device).isfinite().all(-1) for z in one.all]).all(0)
+            statistics.update(one.all, inside_BT)
+
+    def _factor(self, penalty: Penalty, step: int) -> float:
+        schedule = self.regularizer.schedule
+        if not isinstance(schedule, Target):
+            return schedule(step)
+        assert self.loop is not None
+        return self.loop.factor if penalty.emotion == schedule.emotion and not isinstance(penalty, Anchor) else 1.0
 
     def _over_scope(
         self,
         penalty: Hinge | Band,
-        z_LBTP: Sequence[Tensor],
-        inputs: Mapping[str, Tensor],
-        token_scale: Tensor | float | None,
+        weight: float,
+        passes: Sequence[Pass],
+        batches: Sequence[Mapping[str, Tensor]],
+        scale: Scale,
     ) -> Tensor:
-        inside_BT = positions(penalty.scope, inputs)
-        z_LBT = torch.stack([z_LBTP[row][..., self._k(penalty)].to(self._device) for row in self._rows(penalty)])
-        # Padding may hold NaN: cut out before the penalty, so that its gradient is cut too, and again after.
-        total = (penalty(torch.where(inside_BT, z_LBT, 0.0)) * inside_BT).sum() / len(z_LBT)
-        count = inside_BT.sum()
-        mean = total / count.clamp(min=1)
-        self.statistics.add(f"{penalty.name}/penalty", mean.detach())
-        self._in_step[penalty.name] = self._in_step.get(penalty.name, 0) + count
-        if not self._proven and count == 0:
-            raise ValueError(
-                f"the scope {penalty.scope!r} of {penalty.name} selects no position of the first batch; "
-                "check the data set's labels (or completion mask), or choose another scope"
-            )
-        return mean if token_scale is None else total * token_scale
+        gate: list[Tensor] = []
+        sums, counts, sequences, everywhere = [], [], 0, 0
+        for one, batch in zip(passes, batches, strict=True):
+            inside_BT = positions(penalty.scope, batch)
+            z_LBT = torch.stack([one.penalised[r][..., self._k(penalty)].to(self._device) for r in self._rows(penalty)])
+            if z_LBT.requires_grad:
+                z_LBT.register_hook(lambda grad: torch.where(gate[0], grad, 0.0))
+            # Padding may hold NaN: cut out before the penalty, so that its gradient is cut too, and again after.
+            sums.append((penalty(torch.where(inside_BT, z_LBT, 0.0)) * inside_BT).sum(2).mean(0))
+            counts.append(inside_BT.sum(1))
+            sequences = sequences + n_sequences(penalty.scope, batch)
+            # Whether a preference batch holds a sequence of the kind in question is chance, and no fault of the scope.
+            everywhere = everywhere + tokens(penalty.scope, batch).sum()
+        sums_B, counts_B = torch.cat(sums), torch.cat(counts)
+        mean = sums_B.sum() / counts_B.sum().clamp(min=1)
+        self.statistics.add(f"{penalty.name}/penalty", mean.detach().nan_to_num(0.0, 0.0, 0.0))
+        self._in_step[penalty.name] = self._in_step.get(penalty.name, 0) + everywhere
+        if scale.of == "tokens":
+            mean = sums_B.sum()
+        elif scale.of == "sequences":
+            mean = (sums_B / counts_B.clamp(min=1)).sum() / torch.as_tensor(sequences).clamp(min=1)
+        return self._finite(weight * scale.factor * mean, gate)
 
-    def _anchored(self, anchor: Anchor, step: int) -> Tensor:
+    def _anchored(self, anchor: Anchor, weight: Tensor | float, step: int) -> Tensor:
         n = min(anchor.texts, len(self.reference))
         turn = step // anchor.every % (len(self.reference) // n)
         z_TLP, base_TLP = self.reference.anchored(slice(turn * n, turn * n + n))
+        gate: list[Tensor] = []
+        if z_TLP.requires_grad:
+            z_TLP.register_hook(lambda grad: torch.where(gate[0], grad, 0.0))
         k = self._k(anchor)
         mean = torch.stack([anchor(z_TLP[:, row, k], base_TLP[:, row, k]) for row in self._rows(anchor)]).mean()
-        self.statistics.add(f"{anchor.name}/penalty", mean.detach())
-        return mean
+        self.statistics.add(f"{anchor.name}/penalty", mean.detach().nan_to_num(0.0, 0.0, 0.0))
+        return self._finite(weight * anchor.every * mean, gate)
+
+    def _finite(self, part: Tensor, gate: list[Tensor]) -> Tensor:
+        """A part that is not finite, as 0. ``gate`` then keeps its gradient, which may be NaN, out of the model."""
+        gate.append(part.detach().isfinite())
+        if not self._proven:
+            return part
+        self.statistics.count("skipped", ~gate[0])
+        return torch.where(gate[0], part, 0.0)
 
     def _k(self, penalty: Penalty) -> int:
         return self.regularizer.vectors.index(penalty.emotion)
@@ -200,7 +307,7 @@ class Term:
         return [layers.index(layer) for layer in (layers if penalty.layers is None else penalty.layers)]
 
     def _prove(self, parts: Mapping[str, Tensor]) -> None:
-        """At the first step only: a term that cannot train must stop the run, not go along silently."""
+        """In the first step only: a term that cannot train must stop the run, not go along silently."""
         for name, part in parts.items():
             if not part.requires_grad:
                 raise ValueError(
@@ -211,4 +318,24 @@ class Term:
                 raise ValueError(
                     f"{name} is {part.item()} at its first step; the model's weights or vectors are not finite"
                 )
-        self._proven = True
+
+    def state(self) -> dict[str, Any]:
+        """What it takes to go on from a checkpoint, as JSON can hold it."""
+        loop = None if self.loop is None else self.loop.state()
+        return {"statistics": self.statistics.state(), "loop": loop, "proven": self._proven}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state`, before the first step.
+
+        Raises:
+            ValueError: if it is of other emotions or layers, or of a run with a `Target` where this has none.
+        """
+        if (state["loop"] is None) != (self.loop is None):
+            raise ValueError(
+                f"the checkpoint is of a run {'with' if state['loop'] else 'without'} a Target, and this regularizer "
+                f"has {'none' if self.loop is None else 'one'}; resume with the schedule that the run began with"
+            )
+        self.statistics.load_state(state["statistics"])
+        if self.loop is not None:
+            self.loop.load_state(state["loop"], self.statistics)
+        self._proven = state["proven"]

@@ -19,6 +19,32 @@ OnBlock = Callable[[int, Tensor], Tensor | None]
 
 def unwrap(model: nn.Module) -> nn.Module:
     """The transformers model inside wrappers of torch (DDP, compile) and peft."""
+    return _wrappers(model)[-1]
+
+
+def active_adapters(model: nn.Module) -> tuple[str, ...]:
+    """Names of the peft adapters that take part in a forward pass now; none in a model without, or when disabled."""
+    peft: Any = _peft(model)
+    return () if peft is None or peft._adapters_disabled else tuple(peft.active_adapters)
+
+
+def virtual_tokens(model: nn.Module) -> int:
+    """Positions that peft's prompt tuning puts before every sequence."""
+    peft: Any = _peft(model)
+    if peft is None or not peft.active_peft_config.is_prompt_learning:
+        return 0
+    # Prefix tuning puts its tokens in the cache, where they have no position in the residual stream.
+    in_cache = peft.active_peft_config.peft_type.value in ("PREFIX_TUNING", "CARTRIDGE")
+    return 0 if in_cache else peft.active_peft_config.num_virtual_tokens
+
+
+def _peft(model: nn.Module) -> nn.Module | None:
+    return next((wrapper for wrapper in _wrappers(model) if hasattr(wrapper, "get_base_model")), None)
+
+
+def _wrappers(model: nn.Module) -> list[nn.Module]:
+    """A model, what it wraps, what that wraps, and so on, to the transformers model."""
+    found = [model]
     while True:
         inner: Any = None
         if hasattr(model, "get_base_model"):  # peft
@@ -27,9 +53,9 @@ def unwrap(model: nn.Module) -> nn.Module:
             inner = model._orig_mod
         elif isinstance(model, nn.parallel.DistributedDataParallel):
             inner = model.module
-        if inner is None:
-            return model
-        model = inner
+        if inner is None or inner is model:
+            return found
+        found.append(model := inner)
 
 
 def text_config(model: nn.Module) -> PreTrainedConfig:

@@ -3,8 +3,12 @@
 Shapes: B batch, T positions, L layers, K emotions, Q histogram bins.
 """
 
-from collections.abc import Sequence
+import base64
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -70,11 +74,23 @@ class Statistics:
         self._numbers[name] = (total + value, n + 1)
 
     @torch.no_grad()
+    def count(self, name: str, value: Tensor | float) -> None:
+        """Add to a named count, of which the sum is among the figures."""
+        total, _ = self._numbers.get(name, (torch.zeros((), dtype=self._dtype, device=self._device), 1))
+        self._numbers[name] = (total + value, 1)
+
+    @torch.no_grad()
+    def mean(self) -> Float[Tensor, "L K"]:
+        """Mean z since the last `reset`, left on the device; NaN if no position was in scope."""
+        return self._sums[0] / self._count
+
+    @torch.no_grad()
     def read(self) -> tuple[dict[str, Float[Tensor, "L K"]], dict[str, float]]:
         """Everything since the last `reset`, in one transfer to the host.
 
         Returns:
-            Each of `FIGURES` as an (L, K) table, empty if no position was in scope; and the mean of each named number.
+            Each of `FIGURES` as an (L, K) table, empty if no position was in scope; and the mean (or sum, if counted)
+            of each named number.
         """
         tables = torch.stack([self._sums[0], self._sums[1], self._sums[2], self._max.to(self._dtype), self._p95()])
         totals = [total for total, _ in self._numbers.values()]
@@ -97,3 +113,42 @@ class Statistics:
         before = cumulative.gather(1, first) - inside
         part = ((wanted - before) / inside.clamp(min=1)).clamp(0, 1)
         return (LOW + (first + part) * ((HIGH - LOW) / BINS)).squeeze(1)
+
+    def state(self) -> dict[str, Any]:
+        """Everything since the last `reset`, exactly, as JSON can hold it."""
+        tensors = {"count": self._count, "sums": self._sums, "max": self._max, "bins": self._bins}
+        numbers = {name: [total.item(), n] for name, (total, n) in self._numbers.items()}
+        return {"numbers": numbers, **{name: to_text(value) for name, value in tensors.items()}}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state`.
+
+        Raises:
+            ValueError: if it is of other emotions or layers.
+        """
+        for name, now in (("count", self._count), ("sums", self._sums), ("max", self._max), ("bins", self._bins)):
+            then = from_text(state[name])
+            if then.shape != now.shape:
+                raise ValueError(
+                    f"the checkpoint's statistics have shape {tuple(then.shape)} where the regularizer's have "
+                    f"{tuple(now.shape)}; resume with the vectors, layers and emotions that the run began with"
+                )
+            now.copy_(then)
+        self._numbers = {
+            name: (torch.tensor(total, dtype=self._dtype, device=self._device), n)
+            for name, (total, n) in state["numbers"].items()
+        }
+
+
+def to_text(value: Tensor) -> str:
+    """A tensor as a line of text, exactly; histograms, mostly zero, shrink to little."""
+    array = value.detach().cpu().numpy()
+    packed = base64.b64encode(zlib.compress(array.tobytes())).decode()
+    return f"{array.dtype.name} {'x'.join(map(str, array.shape))} {packed}"
+
+
+def from_text(text: str) -> Tensor:
+    """The tensor of `to_text`."""
+    dtype, shape, packed = text.split(" ")
+    array = np.frombuffer(zlib.decompress(base64.b64decode(packed)), dtype=dtype)
+    return torch.from_numpy(array.reshape([int(n) for n in shape.split("x") if n]).copy())

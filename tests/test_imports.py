@@ -13,9 +13,9 @@ HEAVY = {"matplotlib", "peft", "tensorboard", "trl", "wandb"}
 # A module or subpackage may import those of its own row and of the rows above.
 ROWS = [
     {"provenance", "residual", "vectors"},
-    {"penalties", "projection", "schedules", "scope", "statistics"},
+    {"batch", "penalties", "projection", "reasoning", "schedules", "scope", "statistics"},
     {"config", "extraction", "reader", "reference", "regularizer", "validation"},
-    {"audit", "callback", "metrics", "tracking"},
+    {"audit", "callback", "metrics", "tracking", "trainers"},
     {"__init__", "__main__", "cli", "sandbox"},
 ]
 ROW = {name: row for row, names in enumerate(ROWS) for name in names}

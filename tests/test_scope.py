@@ -81,5 +81,7 @@ def test_a_function_that_returns_no_mask_is_refused(result):
 
 
 def test_labels_are_asked_for_where_they_are_needed():
-    with pytest.raises(ValueError, match="scope 'completion' needs labels in the batch, which has only input_ids"):
+    with pytest.raises(
+        ValueError, match="scope 'completion' needs a label for every token, and the batch has only input_ids"
+    ):
         positions("completion", {"input_ids": IDS})

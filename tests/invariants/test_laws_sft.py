@@ -245,7 +245,7 @@ class TestFailClosed:
         def nothing(inputs):
             return torch.zeros_like(inputs["input_ids"]).bool()
 
-        with pytest.raises(ValueError, match="selects no position of the first batch"):
+        with pytest.raises(ValueError, match="selects no position of the first step"):
             self.train(tiny_llama(), tiny_tokenizer, tmp_path, vectors, [Hinge("desperate", scope=nothing)])
 
     def test_a_scope_that_selects_nothing_for_a_later_step(self, tiny_llama, tiny_tokenizer, tmp_path):
@@ -262,7 +262,7 @@ class TestFailClosed:
         model = tiny_llama()
         vectors = random_vectors(model, layers=[0, 1])
         top_only = LoraConfig(r=2, target_modules=["q_proj"], layers_to_transform=[3])
-        with pytest.raises(ValueError, match="hinge/desperate has no gradient"):
+        with pytest.raises(ValueError, match="no gradient from layer 0"):
             self.train(model, tiny_tokenizer, tmp_path, vectors, peft_config=top_only)
 
     def test_a_callback_that_was_not_added(self, tiny_llama, tiny_tokenizer, tmp_path):
@@ -277,7 +277,7 @@ class TestFailClosed:
         trainer = sft_trainer(model, tiny_tokenizer, tmp_path)
         trainer.training_step = lambda model, inputs, num_items_in_batch=None: torch.zeros(())
         trainer.add_callback(RegularizerCallback(trainer, Regularizer(random_vectors(model), default_penalties())))
-        with pytest.raises(ValueError, match="SFTTrainer made a training step without calling compute_loss"):
+        with pytest.raises(ValueError, match="SFTTrainer makes its training step without calling compute_loss"):
             trainer.train()
 
 
@@ -328,12 +328,28 @@ class TestOnlyTheTrainingForwardCounts:
             model.generate(batch["input_ids"][:1], max_new_tokens=3, do_sample=False)
             assert term.loss(batch).item() == expected.item()
 
-    def test_two_training_passes_for_one_term_are_refused(self, tiny_llama):
+    def test_a_batch_in_chunks_of_rows_is_one_batch(self, tiny_llama):
+        model, batch = tiny_llama(), padded(uneven_rows(5))
+        with Regularizer(random_vectors(model), [Hinge("desperate", threshold=-1.0)]).attach(model) as term:
+            model(**batch)
+            whole = term.loss(batch)
+            for rows in (slice(0, 3), slice(3, 4), slice(4, 5)):
+                model(**{name: value[rows] for name, value in batch.items()})
+            assert term.loss(batch).item() == pytest.approx(whole.item(), rel=1e-5)
+
+    def test_a_term_without_a_pass_is_refused(self, tiny_llama):
         model, batch = tiny_llama(), padded(uneven_rows(3))
         with Regularizer(random_vectors(model), [Hinge("desperate")]).attach(model) as term:
-            model(**batch)
-            model(**batch)
-            with pytest.raises(ValueError, match="expected one forward pass through all blocks, saw 2"):
+            with torch.no_grad():
+                model(**batch)
+            with pytest.raises(ValueError, match="expected a forward pass through the model's blocks, saw none"):
+                term.loss(batch)
+
+    def test_labels_of_another_shape_are_refused(self, tiny_llama):
+        model, batch = tiny_llama(), padded(uneven_rows(3))
+        with Regularizer(random_vectors(model), [Hinge("desperate")]).attach(model) as term:
+            model(input_ids=batch["input_ids"][:, 1:])
+            with pytest.raises(ValueError, match=r"the batch has labels of shape \(3, \d+\) and a forward pass read"):
                 term.loss(batch)
 
 
@@ -433,7 +449,7 @@ class TestOneSite:
 
         with Regularizer(vectors).attach(model) as term:
             model(**batch)
-            trained = term.reader.take(batch["input_ids"].shape).all[last]
+            trained = term.reader.take()[0].all[last]
         expected = (by_hand @ vectors.directions[last].T - vectors.mean[last]) / vectors.std[last]
         torch.testing.assert_close(trained, expected, rtol=1e-5, atol=1e-5)
 

@@ -1,0 +1,66 @@
+"""What emoreg must know of the single trainers: the layout of their batches, and what they divide their losses by.
+
+Trainers are told by the names of their classes and base classes, so that TRL need not be imported and a user's subclass
+is what it descends from.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+from transformers import Trainer
+
+from emoreg.batch import branched, standard
+from emoreg.regularizer import Scale
+
+# Losses of GRPO that sum over tokens and divide by those of the whole window; its others are means of sequences.
+_TOKEN_LOSSES = ("dapo", "cispo", "vespo", None)
+
+
+def batch_of(trainer: Trainer, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """A batch as `compute_loss` gets it, under the names that scopes read (`emoreg.batch.standard`)."""
+    batch = standard(inputs)
+    branches = 0
+    if _is(trainer, "DPOTrainer", "CPOTrainer", "ORPOTrainer"):
+        branches = 2  # chosen, rejected
+    elif _is(trainer, "TPOTrainer"):
+        branches = 3 if getattr(trainer, "tpo_alpha", 0.0) else 2  # chosen, rejected, and the reference answer
+    if branches and "labels" in batch:
+        return branched(batch, branches)
+    if _is(trainer, "RewardTrainer") and "input_ids" in batch:
+        # A reward is of the whole text, and its batch does not say where the answer begins.
+        batch.setdefault("labels", batch["input_ids"])
+    return batch
+
+
+def scale_of(trainer: Trainer, batch: Mapping[str, Tensor], num_items: Tensor | int | None) -> Scale:
+    """How the term is normalised, so that it scales as the trainer's own loss does.
+
+    * A trainer that counts the loss tokens of its whole accumulation window on all ranks (``num_items_in_batch``: SFT,
+      distillation, GRPO's token losses): a sum over tokens divided by that count.
+    * Any other: each sequence's mean, and the mean of those over the micro-batches of the window.
+    """
+    accumulation = trainer.current_gradient_accumulation_steps
+    if not is_scaled(trainer, num_items):
+        return Scale("sequences", once=accumulation)  # the trainer divides by it
+    ranks = trainer.accelerator.num_processes
+    generated = batch.get("num_items_in_batch")
+    if generated is not None and getattr(trainer, "loss_type", None) in _TOKEN_LOSSES:
+        # Of all that was generated at once, which may be several windows.
+        windows = (getattr(trainer.args, "steps_per_generation", None) or accumulation) / accumulation
+        return Scale("tokens", ranks * windows / generated.clamp(min=1))
+    if generated is None and num_items is not None:
+        return Scale("tokens", (ranks if trainer.args.average_tokens_across_devices else 1) / num_items)
+    return Scale("sequences", 1 / accumulation)
+
+
+def is_scaled(trainer: Trainer, num_items: Tensor | int | None) -> bool:
+    """Whether `compute_loss` has already divided by the whole accumulation window (`Trainer.training_step`'s rule)."""
+    stated = getattr(trainer, "loss_is_scaled_for_ga", None)
+    if stated is not None:
+        return stated
+    return (trainer.model_accepts_loss_kwargs and num_items is not None) or trainer.compute_loss_func is not None
+
+
+def _is(trainer: Trainer, *names: str) -> bool:
+    return any(kind.__name__.lstrip("_") in names for kind in type(trainer).__mro__)
