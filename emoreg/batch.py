@@ -23,7 +23,7 @@ def standard(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
 
     * ``labels`` (B, T): of SFT, or of a ``completion_mask``; of ``prompt_ids`` and ``completion_ids`` side by side
       (GRPO, RLOO, distillation), less the tokens that ``tool_mask`` takes out; of ``chosen_labels`` above
-      ``rejected_labels`` (CPO, ORPO).
+      ``rejected_labels`` (CPO, ORPO); of the last ``logits_to_keep`` tokens (A2PO).
     * ``desirable`` (B,): in KTO.
 
     Everything else that is a tensor stays as it is, for scopes that are functions.
@@ -40,6 +40,10 @@ def standard(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         batch["labels"] = torch.cat(pad)
     elif "labels" not in batch and "completion_mask" in batch and "input_ids" in batch:
         batch["labels"] = batch["input_ids"].masked_fill(~batch["completion_mask"].bool(), IGNORE)
+    elif "labels" not in batch and {"input_ids", "attention_mask"} <= batch.keys() and "logits_to_keep" in inputs:
+        completion = batch["attention_mask"].bool().clone()
+        completion[:, : -inputs["logits_to_keep"]] = False
+        batch["labels"] = batch["input_ids"].masked_fill(~completion, IGNORE)
     if "label" in batch and "completion_mask" in batch:
         batch["desirable"] = batch["label"].bool()
     return batch

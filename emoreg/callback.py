@@ -5,7 +5,7 @@ loss, so the trainer's own `compute_loss` is wrapped while it trains: the term t
 (accumulation, GradScaler, DeepSpeed) like the task loss does.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import wraps
 from typing import Any
@@ -114,14 +114,23 @@ class RegularizerCallback(TrainerCallback, ExportableState):
         return {"args": {}, "attributes": {"term": None if self._term is None else self._term.state()}}
 
     def _restore(self, state: TrainerState) -> None:
+        term, name = self._term, type(self).__name__
+        assert term is not None
+        assert state.stateful_callbacks is not None
+        same = [callback for callback in self.trainer.callback_handler.callbacks if type(callback) is type(self)]
+        saved: Any = state.stateful_callbacks.get(name)
+        # The trainer looks here at its next save, and fails on a checkpoint of a run that had no such callback.
+        state.stateful_callbacks.setdefault(name, [one.state() for one in same])
         if state.global_step == 0:
             return
-        mine = [c for c in self.trainer.callback_handler.callbacks if type(c) is type(self)].index(self)
-        saved: Any = (state.stateful_callbacks or {}).get(type(self).__name__)
-        saved = saved[mine] if isinstance(saved, list) else saved
-        assert self._term is not None
-        if saved is not None and saved["attributes"]["term"] is not None:
-            self._term.load_state(saved["attributes"]["term"])
+        mine = saved[same.index(self)] if isinstance(saved, list) else saved
+        if mine is not None and mine["attributes"]["term"] is not None:
+            term.load_state(mine["attributes"]["term"])
+        elif term.loop is not None and term.loop.target.above_base is not None:
+            raise ValueError(
+                "the checkpoint has no state of this callback, and a Target that is above_base needs the base model's "
+                "contrast, which was measured at the run's first step; give the Target at_most instead"
+            )
 
     # ---- what is wrapped round the trainer's methods ----
 
@@ -161,7 +170,7 @@ class RegularizerCallback(TrainerCallback, ExportableState):
 
     def _computing_loss(self, compute_loss: Callable) -> Callable:
         @wraps(compute_loss)
-        def with_term(model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any):
+        def with_term(model: torch.nn.Module, inputs: Mapping[str, Any], *args: Any, **kwargs: Any):
             term = self._term
             assert term is not None
             batch = batch_of(self.trainer, inputs)  # now: trainers take entries out

@@ -124,7 +124,9 @@ class Reader:
 
     def _on_call(self, names: list[str], module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         given = dict(zip(names, args, strict=False)) | dict(kwargs)
-        seen = {name: given[name] for name in SEEN if isinstance(given.get(name), Tensor)}
+        # Two dimensions or more: a label of a whole sequence is none of ours, and a trainer that borrows `forward` for
+        # a function of its own (TRL's distillation, to go through DDP) gives that one's arguments.
+        seen = {name: v for name in SEEN if isinstance(v := given.get(name), Tensor) and v.ndim >= 2}
         self._given = seen if module is self._inner else seen | self._given
 
     def _counts(self) -> bool:

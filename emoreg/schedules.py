@@ -9,7 +9,7 @@ the weight's logarithm, so that the search takes as long from far below as from 
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -63,7 +63,7 @@ class Target:
     is sought at each log; anchors keep theirs.
     """
 
-    emotion: str
+    emotion: str = field(kw_only=False)
     at_most: float | None = None
     """Largest contrast, in z. Either this or `above_base`."""
     above_base: float | None = None

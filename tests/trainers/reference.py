@@ -1,0 +1,116 @@
+"""The term's gradient, written out: one text at a time, without padding, from `output_hidden_states`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback
+
+from emoreg import Anchor, Band, EmotionVectors, Hinge, Regularizer, RegularizerCallback
+from emoreg.residual import unwrap
+from tests.support import random_vectors
+from tests.trainers.cases import Case, Text
+
+HINGE = Hinge("desperate", weight=0.5, threshold=-0.5)
+BAND = Band("calm", weight=0.7, low=-0.2, high=0.3)
+ANCHOR = Anchor("desperate", weight=0.4, every=1, texts=4)
+
+
+class KeepGradients(TrainerCallback):
+    """The parameters' gradients as the optimizer would get them."""
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        self.gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def term_alone(trainer: Trainer, vectors: EmotionVectors, penalties=(HINGE, BAND, ANCHOR)):
+    """Train a step whose task loss is multiplied by 0; returns the gradients and the batches of its loss."""
+    batches: list[dict[str, Any]] = []
+    compute_loss = trainer.compute_loss
+
+    def no_task(model, inputs, *args, **kwargs):
+        batch = {name: v.clone() if isinstance(v, Tensor) else v for name, v in inputs.items()}
+        batches.append(batch | {"counted by the trainer": kwargs.get("num_items_in_batch")})
+        return compute_loss(model, inputs, *args, **kwargs) * 0
+
+    trainer.compute_loss = no_task
+    keep = KeepGradients()
+    trainer.add_callback(keep)
+    trainer.add_callback(RegularizerCallback(trainer, Regularizer(vectors, penalties)))
+    trainer.train()
+    return keep.gradients, batches
+
+
+def states(model: nn.Module, ids: Sequence[int]) -> Sequence[Tensor]:
+    """Every block's output (T, D) on one text; the final norm is lifted off for the last."""
+    decoder: Any = unwrap(model)
+    norm, decoder.model.norm = decoder.model.norm, nn.Identity()
+    try:
+        hidden = model(torch.tensor([list(ids)]), output_hidden_states=True, use_cache=False).hidden_states
+    finally:
+        decoder.model.norm = norm
+    return [h[0] for h in hidden[1:]]
+
+
+def of_text(model: nn.Module, text: Text, vectors: EmotionVectors) -> Tensor:
+    """Hinge and band at each position that counts (n,), weighted, mean over layers."""
+    total = torch.zeros(len(text.counted))
+    hidden = states(model, text.ids)
+    for row, layer in enumerate(vectors.layers):
+        for penalty in (HINGE, BAND):
+            k = vectors.emotions.index(penalty.emotion)
+            z = (hidden[layer] @ vectors.directions[row, k] - vectors.mean[row, k]) / vectors.std[row, k]
+            z = z[text.counted]
+            if penalty is HINGE:
+                value = (z - HINGE.threshold).clamp(min=0) ** 2
+            else:
+                value = (z - BAND.high).clamp(min=0) ** 2 + (BAND.low - z).clamp(min=0) ** 2
+            total = total + penalty.weight * value / len(vectors.layers)
+    return total
+
+
+def anchored(model: nn.Module, vectors: EmotionVectors) -> Tensor:
+    """The anchor over all reference texts."""
+    errors = []
+    k = vectors.emotions.index(ANCHOR.emotion)
+    for ids, mask, base_TLK in zip(vectors.reference_ids, vectors.reference_mask, vectors.reference_z, strict=True):
+        T = int(mask.sum())
+        hidden = states(model, ids[:T].tolist())
+        for row, layer in enumerate(vectors.layers):
+            z = (hidden[layer] @ vectors.directions[row, k] - vectors.mean[row, k]) / vectors.std[row, k]
+            errors.append((z - base_TLK[:T, row, k]) ** 2)
+    return ANCHOR.weight * torch.cat(errors).mean()
+
+
+def window(case: Case, model: nn.Module, batches: Sequence[Mapping[str, Tensor]], vectors: EmotionVectors) -> Tensor:
+    """The term of one optimizer step over its micro-batches."""
+    read = [case.sequences(batch) for batch in batches]
+    values = [[of_text(model, text, vectors) for text in texts] for texts, _ in read]
+    if case.of != "sequences":
+        n = sum(len(text.counted) for texts, _ in read for text in texts)
+        n = n if case.of == "tokens" else batches[0]["counted by the trainer"]
+        return sum((value.sum() for batch in values for value in batch), torch.zeros(())) / n
+    means = [
+        sum((value.mean() for value in batch if len(value)), torch.zeros(())) / n
+        for batch, (_, n) in zip(values, read, strict=True)
+    ]
+    return sum(means, torch.zeros(())) / len(means)
+
+
+def gradient_error(case: Case, output_dir: object, **options: Any) -> float:
+    """Relative error of the term's gradient over all parameters, in a real step of a real trainer."""
+    model = case.model()
+    vectors = random_vectors(model)
+    trainer = case.trainer(model, output_dir, **options)
+    got, batches = term_alone(trainer, vectors)
+    tuned: Any = trainer.model
+    tuned.zero_grad()
+    tuned.gradient_checkpointing_disable()
+    tuned.eval()
+    (window(case, tuned, batches, vectors) + anchored(tuned, vectors)).backward()
+    expected = {name: p.grad for name, p in tuned.named_parameters() if p.grad is not None and p.grad.any()}
+    assert expected
+    assert {name for name, g in got.items() if g.any()} == expected.keys()
+    gap = torch.cat([(got[name] - g).flatten() for name, g in expected.items()]).norm()
+    return (gap / torch.cat([g.flatten() for g in expected.values()]).norm()).item()
