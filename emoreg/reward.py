@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from emoreg.penalties import Band, Hinge
+from emoreg.penalties import Band, Hinge, Penalty
 from emoreg.projection import project, standardise
 from emoreg.regularizer import Regularizer
 from emoreg.residual import evaluating, run_to
@@ -36,7 +36,8 @@ class EmotionReward:
         >>> trainer.train()
 
     The trainer logs the reward as ``rewards/emotion_reward/mean``, and z of the completions, averaged over layers, as
-    ``emotion/<name>/reward_mean``, ``reward_p95`` and ``reward_above``.
+    ``emotion/<name>/reward_mean``, ``reward_p95`` and ``reward_above``. A policy can also raise the reward by moving
+    every text down the direction; ``contrast``, from a `RegularizerCallback` beside it, tells.
 
     All that follows the prompt counts as completion: reward functions are not told a multi-turn rollout's `tool_mask`,
     so what tools and environments answered is scored along with what the policy wrote.
@@ -47,7 +48,7 @@ class EmotionReward:
     def __init__(
         self,
         vectors: EmotionVectors,
-        penalties: Sequence[Hinge | Band],
+        penalties: Sequence[Penalty],
         *,
         scope: Scope = "completion",
         batch_size: int = 8,
@@ -55,7 +56,7 @@ class EmotionReward:
         """
         Args:
             vectors: directions and their calibration, from the model that is trained.
-            penalties: what to score; each has its own weight, layers and scope.
+            penalties: the `Hinge` and `Band` to score by; each has its own weight, layers and scope.
             scope: the positions that the logged figures are taken over.
             batch_size: completions per forward pass.
 
@@ -64,18 +65,16 @@ class EmotionReward:
         """
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
-        if not penalties:
-            raise ValueError("EmotionReward needs at least one Hinge or Band, got none: every reward would be 0")
-        for penalty in penalties:
-            if not isinstance(penalty, Hinge | Band):
-                raise ValueError(
-                    f"EmotionReward takes Hinge and Band, got {type(penalty).__name__}; an Anchor is about neutral "
-                    "text, where there is nothing to reward: give it to a Regularizer"
-                )
-        needed = {layer for p in penalties for layer in (vectors.layers if p.layers is None else p.layers)}
-        regularizer = Regularizer(vectors.select(layers=sorted(needed)), penalties, scope=scope, monitor=[])
+        scored = [penalty for penalty in penalties if isinstance(penalty, Hinge | Band)]
+        if not scored or len(scored) < len(penalties):
+            raise ValueError(
+                f"EmotionReward takes Hinge and Band, at least one, got {[type(p).__name__ for p in penalties]}; an "
+                "Anchor is about neutral text, where there is nothing to reward: give it to a Regularizer"
+            )
+        needed = {layer for p in scored for layer in (vectors.layers if p.layers is None else p.layers)}
+        regularizer = Regularizer(vectors.select(layers=sorted(needed)), scored, scope=scope, monitor=[])
         self.vectors = regularizer.vectors
-        self.penalties = tuple(penalties)
+        self.penalties = tuple(scored)
         self.scope = scope
         self.batch_size = batch_size
         self._thresholds = regularizer.thresholds
