@@ -3,7 +3,8 @@
     accelerate launch recipes/dpo.py --config configs/dpo.yaml --learning_rate 1e-5
 
 Every option of TRL's `ScriptArguments` and `DatasetMixtureConfig`, `DPOConfig` and `ModelConfig`, and of emoreg's
-`RegularizerConfig`, in the YAML file or on the command line, which wins. Chosen and rejected completions are both read.
+`RegularizerConfig`, in the YAML file or on the command line, which wins. The hinge acts on the chosen completions;
+`--scope both:completion` takes in the rejected ones.
 """
 
 from collections.abc import Sequence

@@ -64,6 +64,13 @@ class TestEachRecipe:
         assert len(logged(trainer, "emotion/desperate/contrast")) == 2
         assert (tmp_path / "run" / "adapter_model.safetensors").is_file()
 
+    def test_goes_on_from_a_checkpoint(self, recipe, options, tmp_path):
+        arguments = options(recipe.__name__.removeprefix("recipes."), save_steps=1)
+        recipe.main(arguments)
+        checkpoint = str(tmp_path / "run" / "checkpoint-2")
+        trainer = recipe.main([*arguments, "--max_steps", "3", "--resume_from_checkpoint", checkpoint])
+        assert len(logged(trainer, "emotion/desperate/contrast")) == 3
+
     def test_refuses_a_wrong_file_before_it_loads_a_model(self, recipe, options, tmp_path):
         name, absent = recipe.__name__.removeprefix("recipes."), str(tmp_path / "absent")
         with pytest.raises(ValueError, match="no vectors at"):
