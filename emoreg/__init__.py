@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from emoreg.penalties import Anchor, Band, Hinge, default_penalties
 from emoreg.reasoning import Reasoning
 from emoreg.regularizer import Regularizer
+from emoreg.reward import EmotionReward
 from emoreg.schedules import Target
 from emoreg.vectors import EmotionVectors
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Anchor",
     "Band",
+    "EmotionReward",
     "EmotionVectors",
     "Hinge",
     "Reasoning",

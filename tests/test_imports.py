@@ -15,7 +15,7 @@ ROWS = [
     {"provenance", "residual", "vectors"},
     {"batch", "penalties", "projection", "reasoning", "schedules", "scope", "statistics"},
     {"config", "extraction", "reader", "reference", "regularizer", "validation"},
-    {"audit", "callback", "metrics", "tracking", "trainers"},
+    {"audit", "callback", "metrics", "reward", "tracking", "trainers"},
     {"__init__", "__main__", "cli", "sandbox"},
 ]
 ROW = {name: row for row, names in enumerate(ROWS) for name in names}
