@@ -70,9 +70,9 @@ class Target:
     """Largest contrast above the base model's, which is measured on the first step's batches, before weights change."""
     task_budget: float | None = None
     """Task loss beyond which the weight goes down, whatever the contrast."""
-    gain: float = 0.5
+    gain: float = 2.0
     """Change of the weight's logarithm at each log, for each unit of z that the contrast is off."""
-    damping: float = 3.0
+    damping: float = 2.0
     """Of the same, for each unit by which the contrast changed since the last log, in multiples of ``gain``."""
     low: float = 1e-3
     high: float = 1e3
@@ -132,8 +132,8 @@ class ClosedLoop:
         t = self.target
         limit = t.at_most if t.at_most is not None else base_contrast + (t.above_base or 0.0)
         off = contrast - limit
-        rise = 0.0 if self._last is None else contrast - self._last
-        move = t.gain * (off + t.damping * rise)
+        # At the first log the model has hardly answered to the weight that it has: nothing is known yet.
+        move = 0.0 if self._last is None else t.gain * (off + t.damping * (contrast - self._last))
         over_budget = t.task_budget is not None and task > t.task_budget
         if over_budget:
             move = min(move, -t.gain)

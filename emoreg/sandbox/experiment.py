@@ -7,6 +7,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -71,16 +72,18 @@ def fine_tune(
         output_dir: where the trainer writes.
         seed: of the transcripts, their order and the adapters.
         steps: optimizer steps of `BATCH` texts.
-        options: further fields of `SFTConfig` (``report_to``, ``run_name``, ...).
+        options: further fields of `SFTConfig` (``report_to``, ``run_name``, ...), or others in their place.
 
     Returns:
         The tuned model, adapters merged, and the trainer's log history.
     """
+    settings: dict[str, Any] = {
+        "learning_rate": LEARNING_RATE, "lr_scheduler_type": "linear", "logging_steps": 10, "save_strategy": "no",
+        "activation_checkpointing": False, "bf16": False, "disable_tqdm": True, "report_to": "none",
+    }  # fmt: skip
     args = SFTConfig(
         output_dir=str(output_dir), seed=seed, max_steps=steps, per_device_train_batch_size=BATCH,
-        learning_rate=LEARNING_RATE, lr_scheduler_type="linear", logging_steps=10, save_strategy="no",
-        completion_only_loss=True, activation_checkpointing=False, bf16=False, disable_tqdm=True,
-        **{"report_to": "none", **options},
+        completion_only_loss=True, **(settings | options),
     )  # fmt: skip
     lora = LoraConfig(r=LORA_RANK, lora_alpha=2 * LORA_RANK, target_modules="all-linear", task_type="CAUSAL_LM")
     rows = Dataset.from_list(data.finetune_rows(tokenizer, seed, steps * BATCH))
