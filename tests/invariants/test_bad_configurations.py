@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 import yaml
 from hypothesis import given, settings
@@ -195,6 +196,7 @@ def the_check_can_fail() -> None:
     assert mistake("Hinge", "weight", 0.1) == "Hinge(weight=0.1): it trained"
 
 
+@pytest.mark.slow
 def test_each_ends_in_an_error_that_names_the_field_and_none_trains():
     done = subprocess.run([sys.executable, __file__], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
                           capture_output=True, text=True)  # fmt: skip
