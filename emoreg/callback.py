@@ -23,6 +23,7 @@ from transformers import (
 )
 from transformers.trainer_callback import ExportableState
 
+from emoreg import checks
 from emoreg.metrics import term_metrics
 from emoreg.regularizer import Regularizer, Term
 from emoreg.trainers import batch_of, is_scaled, scale_of
@@ -56,8 +57,9 @@ class RegularizerCallback(TrainerCallback, ExportableState):
             gradient_every: at every so many steps, the norms of the term's and the task's gradient are measured at
                 the hooked layers.
         """
-        if not isinstance(gradient_every, int) or gradient_every < 1:
-            raise ValueError(f"gradient_every must be a whole number of at least 1, got {gradient_every!r}")
+        checks.kind("trainer", trainer, Trainer, "a Trainer of transformers or TRL")
+        checks.kind("regularizer", regularizer, Regularizer, "a Regularizer")
+        checks.whole("gradient_every", gradient_every, 1)
         self.trainer = trainer
         self.regularizer = regularizer
         self.gradient_every = gradient_every

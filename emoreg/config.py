@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from emoreg import checks
 from emoreg.penalties import Anchor, Hinge, Penalty
 from emoreg.regularizer import Regularizer
-from emoreg.schedules import Schedule, constant, cosine, linear
+from emoreg.schedules import Schedule, check_steps, constant, cosine, linear
 from emoreg.vectors import EmotionVectors
 
 
@@ -30,6 +31,16 @@ class RegularizerConfig:
     term_warmup_steps: int = field(default=0, metadata={"help": "Steps over which the weights rise."})
     term_total_steps: int | None = field(default=None, metadata={"help": "Step at which they have fallen to 0."})
 
+    def __post_init__(self):
+        for name in ("hinge_weight", "anchor_weight"):
+            checks.number(name, getattr(self, name), 0.0)
+        checks.number("hinge_threshold", self.hinge_threshold)
+        checks.whole("anchor_every", self.anchor_every, 1)
+        check_steps(self.term_warmup_steps, self.term_total_steps, prefix="term_")
+        if self.emotion_layers is not None:
+            checks.layers("emotion_layers", self.emotion_layers)
+        checks.option("term_schedule", self.term_schedule, ("constant", "linear", "cosine"))
+
     def build(self) -> Regularizer:
         """Load the vectors and make the regularizer.
 
@@ -37,6 +48,7 @@ class RegularizerConfig:
             ValueError: for a file, emotion, layer, scope or number that will not do.
         """
         vectors = EmotionVectors.load(self.vectors).select(layers=self.emotion_layers)
+        vectors.index(self.emotion)  # also where both weights are 0, and nothing else would look at it
         penalties: list[Penalty] = []
         if self.hinge_weight:
             hinge = Hinge(self.emotion, weight=self.hinge_weight, threshold=self.hinge_threshold, scope=self.scope)

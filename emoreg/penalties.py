@@ -12,12 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from emoreg import checks
 from emoreg.scope import Scope, check_scope
-
-
-def _check_number(name: str, value: float, low: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value < float("inf"):
-        raise ValueError(f"{name} must be a finite number of at least {low:g}, got {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +25,10 @@ class _Penalty:
     """Blocks that it acts on; all blocks of the vectors by default."""
 
     def __post_init__(self):
-        if not isinstance(self.emotion, str) or not self.emotion:
-            raise ValueError(f"emotion must be a name, got {self.emotion!r}")
-        _check_number("weight", self.weight, 0.0)
+        checks.text("emotion", self.emotion)
+        checks.number("weight", self.weight, 0.0)
+        if self.layers is not None:
+            checks.layers("layers", self.layers)
 
     @property
     def name(self) -> str:
@@ -50,7 +47,7 @@ class Hinge(_Penalty):
 
     def __post_init__(self):
         super().__post_init__()
-        _check_number("threshold", self.threshold, float("-inf"))
+        checks.number("threshold", self.threshold)
         check_scope(self.scope)
 
     def __call__(self, z: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -69,8 +66,8 @@ class Band(_Penalty):
 
     def __post_init__(self):
         super().__post_init__()
-        _check_number("low", self.low, float("-inf"))
-        _check_number("high", self.high, float("-inf"))
+        checks.number("low", self.low)
+        checks.number("high", self.high)
         if not self.low < self.high:
             raise ValueError(f"low must be below high, got low={self.low} and high={self.high}")
         check_scope(self.scope)
@@ -96,8 +93,7 @@ class Anchor(_Penalty):
     def __post_init__(self):
         super().__post_init__()
         for name in ("every", "texts"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, got {getattr(self, name)!r}")
+            checks.whole(name, getattr(self, name), 1)
 
     def __call__(self, z: Float[Tensor, "*shape"], z_base: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """The penalty at each token."""
@@ -115,4 +111,6 @@ def default_penalties(emotion: str = "desperate", hinge: float = 0.05, anchor: f
         hinge: weight of the `Hinge`.
         anchor: weight of the `Anchor`.
     """
+    checks.number("hinge", hinge, 0.0)
+    checks.number("anchor", anchor, 0.0)
     return [Hinge(emotion, weight=hinge), Anchor(emotion, weight=anchor)]

@@ -11,6 +11,7 @@ from jaxtyping import Bool
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from emoreg import checks
 from emoreg.scope import real_and_starts
 
 
@@ -32,12 +33,18 @@ class Reasoning:
 
     def __post_init__(self):
         for name in ("start", "end"):
-            if not getattr(self, name):
-                raise ValueError(f"{name} of Reasoning must hold one token id or more, got {getattr(self, name)!r}")
+            checks.tokens(f"{name} of Reasoning", getattr(self, name))
 
     @classmethod
     def between(cls, tokenizer: PreTrainedTokenizerBase, start: str = "<think>", end: str = "</think>") -> "Reasoning":
-        """The scope between two marker strings of a tokenizer."""
+        """The scope between two marker strings of a tokenizer.
+
+        Raises:
+            ValueError: for a marker that is no text, or that the tokenizer has no tokens for.
+        """
+        checks.kind("tokenizer", tokenizer, PreTrainedTokenizerBase, "a tokenizer of transformers")
+        checks.text("start", start, "a marker's text")
+        checks.text("end", end, "a marker's text")
         return cls(*(tuple(tokenizer.encode(marker, add_special_tokens=False)) for marker in (start, end)))
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> Bool[Tensor, "B T"]:

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from emoreg import checks
 from emoreg.batch import per_pass
 from emoreg.penalties import Anchor, Band, Hinge, Penalty
 from emoreg.reader import Pass, Reader
@@ -58,11 +59,15 @@ class Regularizer:
             ValueError: for an emotion or layer that the vectors do not have, or two penalties of one name.
         """
         check_scope(scope)
-        if non_finite not in ("stop", "skip"):
-            raise ValueError(f"non_finite must be 'stop' or 'skip', got {non_finite!r}")
+        checks.kind("vectors", vectors, EmotionVectors, "EmotionVectors, as EmotionVectors.load(path) gives them")
+        checks.kind("penalties", penalties, list | tuple, "a list of Hinge, Band or Anchor")
+        checks.option("non_finite", non_finite, ("stop", "skip"))
+        if monitor is not None:
+            checks.names("monitor", monitor)
+        if schedule is not None and not isinstance(schedule, Target):
+            checks.function("schedule", schedule, "the optimizer step")
         for penalty in penalties:
-            if not isinstance(penalty, Penalty):
-                raise ValueError(f"penalties must be Hinge, Band or Anchor, got {type(penalty).__name__}")
+            checks.kind("each of penalties", penalty, Penalty, "a Hinge, Band or Anchor")
             vectors.select([penalty.emotion], penalty.layers)
         names = [penalty.name for penalty in penalties]
         if len(set(names)) != len(names):
@@ -77,6 +82,7 @@ class Regularizer:
         self.schedule = constant() if schedule is None else schedule
         self.non_finite = non_finite
         if isinstance(self.schedule, Target):
+            vectors.index(self.schedule.emotion)
             steered = [p for p in penalties if p.emotion == self.schedule.emotion and not isinstance(p, Anchor)]
             if not any(penalty.weight for penalty in steered):
                 raise ValueError(
@@ -133,6 +139,8 @@ class Term:
         self._step = -1
         self._in_step: dict[str, Tensor | int] = {}
         self._proven = False
+        self._watched: Tensor | int | None = 0
+        """Positions in the statistics' scope, until the first step is through."""
 
     def loss(
         self, inputs: Mapping[str, Any] | None = None, *, step: int | None = None, scale: Scale | None = None
@@ -162,6 +170,8 @@ class Term:
         passes = self.reader.take()
         batches = per_pass([one.inputs for one in passes], inputs or {})
         self._watch(self.statistics, passes, batches)
+        if self._watched is not None:
+            self._watched = self._watched + sum(tokens(self.regularizer.scope, batch).sum() for batch in batches)
         parts: dict[str, Tensor] = {}
         for penalty in self.regularizer.penalties:
             weight = penalty.weight * self._factor(penalty, step)
@@ -192,8 +202,15 @@ class Term:
         """Call before an optimizer step whose last micro-batch is through; `loss` does when it sees a new step.
 
         Raises:
-            ValueError: at the first step, if no position was in a penalty's scope.
+            ValueError: at the first step, if no position was in a penalty's scope, or in that of the statistics.
         """
+        if self._step >= 0 and self._watched is not None:
+            if self._watched == 0:
+                raise ValueError(
+                    "the regularizer's scope, over which its statistics are taken, selects no position of the first "
+                    "step's batches; check the data set's labels (or completion mask), or choose another scope"
+                )
+            self._watched = None
         if self._in_step and not self._proven:
             for name, count in self._in_step.items():
                 if count == 0:
@@ -244,7 +261,9 @@ class Term:
     def _factor(self, penalty: Penalty, step: int) -> float:
         schedule = self.regularizer.schedule
         if not isinstance(schedule, Target):
-            return schedule(step)
+            factor = schedule(step)
+            checks.number(f"what schedule gives for step {step}", factor, 0.0)
+            return factor
         assert self.loop is not None
         return self.loop.factor if penalty.emotion == schedule.emotion and not isinstance(penalty, Anchor) else 1.0
 

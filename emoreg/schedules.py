@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from emoreg import checks
 from emoreg.statistics import Statistics, from_text, to_text
 
 Schedule = Callable[[int], float]
@@ -39,11 +40,19 @@ def cosine(warmup_steps: int = 0, total_steps: int | None = None) -> Schedule:
     return _warm_and_decay(lambda x: (1 - math.cos(math.pi * x)) / 2, warmup_steps, total_steps)
 
 
+def check_steps(warmup: int, total: int | None, prefix: str = "") -> None:
+    """Raise ValueError unless a schedule can rise over ``warmup`` steps and then fall until ``total``."""
+    checks.whole(f"{prefix}warmup_steps", warmup, 0)
+    if total is not None:
+        checks.whole(f"{prefix}total_steps", total, 1)
+        if total <= warmup:
+            raise ValueError(
+                f"{prefix}total_steps must be a whole number above {prefix}warmup_steps={warmup}, got {total}"
+            )
+
+
 def _warm_and_decay(shape: Callable[[float], float], warmup: int, total: int | None) -> Schedule:
-    if not isinstance(warmup, int) or warmup < 0:
-        raise ValueError(f"warmup_steps must be a whole number of at least 0, got {warmup!r}")
-    if total is not None and (not isinstance(total, int) or total <= warmup):
-        raise ValueError(f"total_steps must be a whole number above warmup_steps={warmup}, got {total!r}")
+    check_steps(warmup, total)
 
     def factor(step: int) -> float:
         if step < warmup:
@@ -79,16 +88,12 @@ class Target:
     """Bounds of the factor."""
 
     def __post_init__(self):
-        if not isinstance(self.emotion, str) or not self.emotion:
-            raise ValueError(f"emotion must be a name, got {self.emotion!r}")
+        checks.text("emotion", self.emotion)
         for name in ("at_most", "above_base", "task_budget", "gain", "damping", "low", "high"):
             value = getattr(self, name)
             if value is None and name in ("at_most", "above_base", "task_budget"):
                 continue
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                raise ValueError(f"{name} must be a finite number, got {value!r}")
-            if value < 0 and name not in ("at_most", "above_base"):
-                raise ValueError(f"{name} must not be below 0, got {value!r}")
+            checks.number(name, value, None if name in ("at_most", "above_base") else 0.0)
         if (self.at_most is None) == (self.above_base is None):
             raise ValueError(
                 f"a Target needs at_most or above_base, and not both; got at_most={self.at_most} and "

@@ -12,12 +12,14 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from emoreg import checks
+
 Scope = str | Callable[[Mapping[str, Tensor]], Tensor]
 """``completion``, ``prompt``, ``all``, ``last:k``, ``reply_start``, or a function from the batch to a (B, T) mask such
 as `emoreg.Reasoning`. A name may follow ``chosen:``, ``rejected:``, ``desirable:``, ``undesirable:`` or ``both:``."""
 
 _NAMED = ("completion", "prompt", "all", "reply_start")
-_LAST = re.compile(r"last:([1-9]\d*)")
+_LAST = re.compile(r"last:([1-9]\d{0,8})")
 # Which of a preference trainer's sequences count: the batch's entry that says so, and the value that it must have.
 _ROWS = {
     "chosen": ("branch", 0),
@@ -30,7 +32,7 @@ _ROWS = {
 def check_scope(scope: Scope) -> None:
     """Raise ValueError unless ``scope`` is one that `positions` understands."""
     if callable(scope):
-        return
+        return checks.function("scope", scope, "the batch")
     name = _split(scope)[1] if isinstance(scope, str) else ""
     if name not in _NAMED and not _LAST.fullmatch(name):
         raise ValueError(

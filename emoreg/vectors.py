@@ -17,8 +17,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from emoreg import checks
 from emoreg.provenance import Provenance, config_hash, weight_distance
-from emoreg.residual import check_layers, depth, width
+from emoreg.residual import check_layers, depth, unwrap, width
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +65,15 @@ class EmotionVectors:
     """Sampled weights of the base model (`emoreg.provenance.sample_weights`)."""
 
     def __post_init__(self):
+        checks.names("emotions", self.emotions)
+        checks.layers("layers", self.layers)
+        checks.kind("provenance", self.provenance, Provenance, "a Provenance")
+        checks.kind("weights", self.weights, dict, "a dict of name and tensor")
+        for name in _TENSORS:
+            checks.kind(name, getattr(self, name), Tensor, "a tensor")
+        for name, n in (("directions", 3), ("reference_ids", 2)):
+            if getattr(self, name).ndim != n:
+                raise ValueError(f"{name} has shape {tuple(getattr(self, name).shape)}, expected {n} dimensions")
         n_layers, n_emotions, _ = self.directions.shape
         n_texts, n_tokens = self.reference_ids.shape
         for name, shape in {
@@ -85,6 +95,10 @@ class EmotionVectors:
                 raise ValueError(
                     f"{name} must be finite fp32, got {tensor.dtype} with {(~tensor.isfinite()).sum()} bad values"
                 )
+        if self.reference_ids.dtype != torch.int64 or (self.reference_ids < 0).any():
+            raise ValueError("reference_ids must be int64 token ids, none of them negative")
+        if self.reference_mask.dtype != torch.bool or not n_texts or not self.reference_mask.any(1).all():
+            raise ValueError("reference_mask must be bool and leave one token or more of each of one or more texts")
         if not torch.allclose(self.directions.norm(dim=-1), torch.ones(()), atol=1e-3):
             raise ValueError("directions must have norm 1 at every layer and emotion")
         if not (self.std > 0).all():
@@ -101,6 +115,7 @@ class EmotionVectors:
         Raises:
             ValueError: for an unknown emotion, with the nearest known name.
         """
+        checks.text("emotion", emotion)
         if emotion in self.emotions:
             return self.emotions.index(emotion)
         near = difflib.get_close_matches(emotion, self.emotions, n=1, cutoff=0.5)
@@ -111,8 +126,12 @@ class EmotionVectors:
         """The same vectors with only the given emotions (in the order given) and layers.
 
         Raises:
-            ValueError: for an emotion or a layer that these vectors do not have.
+            ValueError: for an emotion or a layer that these vectors do not have, or that is named twice.
         """
+        if emotions is not None:
+            checks.names("emotions", emotions)
+        if layers is not None:
+            checks.layers("layers", layers)
         emotions = self.emotions if emotions is None else tuple(emotions)
         layers = self.layers if layers is None else tuple(sorted(layers))
         k = [self.index(emotion) for emotion in emotions]
@@ -146,6 +165,12 @@ class EmotionVectors:
             raise ValueError(f"{made_from}, which is deeper: {error}") from None
         if config_hash(model) != self.provenance.config_hash:
             raise ValueError(f"{made_from}, which has another architecture; extract vectors from the model you train")
+        embeddings = unwrap(model).get_input_embeddings().num_embeddings  # pyright: ignore
+        if int(self.reference_ids.max()) >= embeddings:
+            raise ValueError(
+                f"{made_from}; their reference_ids go up to {int(self.reference_ids.max())}, and the model has "
+                f"{embeddings} embeddings; extract vectors from the model you train"
+            )
         distance = weight_distance(model, self.weights)
         if not distance <= _FINE_TUNE:
             raise ValueError(
@@ -187,8 +212,9 @@ class EmotionVectors:
         Raises:
             ValueError: if the file is missing, truncated, no safetensors, or not of this format.
         """
-        path = path if Path(path).is_file() else _with_suffix(path)
-        if not Path(path).is_file():
+        checks.kind("path", path, str | Path, "the path of a file of vectors")
+        path = path if os.path.isfile(path) else _with_suffix(path)
+        if not os.path.isfile(path):  # unlike Path.is_file, also False for what can be no path at all
             raise ValueError(f"no vectors at {path}; make them with `emoreg extract`")
         try:
             with safe_open(path, framework="pt") as file:
@@ -212,4 +238,4 @@ class EmotionVectors:
 
 def _with_suffix(path: str | Path) -> Path:
     path = Path(path)
-    return path if path.suffix == SUFFIX else path.with_name(path.name + SUFFIX)
+    return path if path.suffix == SUFFIX else Path(f"{path}{SUFFIX}")

@@ -12,7 +12,7 @@ HEAVY = {"matplotlib", "peft", "tensorboard", "trl", "wandb"}
 
 # A module or subpackage may import those of its own row and of the rows above.
 ROWS = [
-    {"provenance", "residual", "vectors"},
+    {"checks", "provenance", "residual", "vectors"},
     {"batch", "penalties", "projection", "reasoning", "schedules", "scope", "statistics"},
     {"config", "extraction", "reader", "reference", "regularizer", "validation"},
     {"audit", "callback", "metrics", "reward", "tracking", "trainers"},

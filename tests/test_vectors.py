@@ -96,7 +96,7 @@ class TestValues:
             ({"directions": lambda v: v.directions * 2}, "directions must have norm 1"),
             ({"mean": lambda v: v.mean * torch.nan}, "mean must be finite fp32"),
             ({"std": lambda v: v.std * 0}, "std must be positive"),
-            ({"emotions": lambda v: ("calm", "calm", "sad")}, "expected 3 distinct emotions"),
+            ({"emotions": lambda v: ("calm", "calm", "sad")}, "emotions must be a list of distinct names"),
             ({"layers": lambda v: (3, 1, 2, 0)}, "expected 4 distinct ascending layers"),
         ],
     )
