@@ -118,11 +118,11 @@ class RegularizerCallback(TrainerCallback, ExportableState):
     def _restore(self, state: TrainerState) -> None:
         term, name = self._term, type(self).__name__
         assert term is not None
-        assert state.stateful_callbacks is not None
         same = [callback for callback in self.trainer.callback_handler.callbacks if type(callback) is type(self)]
-        saved: Any = state.stateful_callbacks.get(name)
+        states: Any = state.stateful_callbacks
+        saved = states.get(name)
         # The trainer looks here at its next save, and fails on a checkpoint of a run that had no such callback.
-        state.stateful_callbacks.setdefault(name, [one.state() for one in same])
+        states.setdefault(name, [one.state() for one in same])
         if state.global_step == 0:
             return
         mine = saved[same.index(self)] if isinstance(saved, list) else saved

@@ -3,7 +3,7 @@
 Shapes: B batch, T positions, D width, L layers, K emotions, P penalised emotions (the first P of the K).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -63,10 +63,9 @@ class Reader:
             # Labels reach the whole model only, and some trainers run its decoder alone.
             for module in dict.fromkeys((self._inner, backbone(self._inner))):
                 on_call = partial(self._on_call, list(signature(module.forward).parameters))
-                handle = module.register_forward_pre_hook(torch.compiler.disable(on_call), with_kwargs=True)
+                handle = module.register_forward_pre_hook(_uncompiled(on_call), with_kwargs=True)
                 stack.callback(handle.remove)
-            # Out of compiled graphs, whose guards know nothing of modes and passes.
-            stack.enter_context(hook_blocks(self._inner, self.vectors.layers, torch.compiler.disable(self.on_block)))
+            stack.enter_context(hook_blocks(self._inner, self.vectors.layers, _uncompiled(self.on_block)))
             yield
 
     @contextmanager
@@ -147,3 +146,8 @@ class Reader:
         readings_BTP, readings_BTK = project(hidden_BTD, directions_KD, P)
         self._passes[-1].penalised.append(standardise(readings_BTP, mean_K[:P], std_K[:P])[:, virtual:])
         self._passes[-1].all.append(standardise(readings_BTK, mean_K, std_K)[:, virtual:])
+
+
+def _uncompiled(hook: Callable) -> Any:
+    """A hook that stays out of compiled graphs, whose guards know nothing of modes and passes."""
+    return torch.compiler.disable(hook)

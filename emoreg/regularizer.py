@@ -16,7 +16,7 @@ from emoreg.penalties import Anchor, Band, Hinge, Penalty
 from emoreg.reader import Pass, Reader
 from emoreg.reference import Reference
 from emoreg.schedules import ClosedLoop, Schedule, Target, constant
-from emoreg.scope import Scope, check_scope, n_sequences, positions, tokens
+from emoreg.scope import Scope, check_scope, n_sequences, positions, rows, tokens
 from emoreg.statistics import Statistics
 from emoreg.vectors import EmotionVectors
 
@@ -138,7 +138,7 @@ class Term:
         self._device = device
         self._step = -1
         self._in_step: dict[str, Tensor | int] = {}
-        self._proven = False
+        self._tried = self._proven = False
         self._watched: Tensor | int | None = 0
         """Positions in the statistics' scope, until the first step is through."""
 
@@ -185,6 +185,7 @@ class Term:
                 parts[penalty.name] = self._anchored(penalty, weight * scale.once, step)
         if parts and not self._proven:
             self._prove(parts)
+            self._tried = True
         if every_call:
             self.close_step()
         return sum(parts.values(), torch.zeros((), device=self._device))
@@ -211,7 +212,7 @@ class Term:
                     "step's batches; check the data set's labels (or completion mask), or choose another scope"
                 )
             self._watched = None
-        if self._in_step and not self._proven:
+        if self._tried and not self._proven:
             for name, count in self._in_step.items():
                 if count == 0:
                     raise ValueError(
@@ -278,7 +279,8 @@ class Term:
         gate: list[Tensor] = []
         sums, counts, sequences, everywhere = [], [], 0, 0
         for one, batch in zip(passes, batches, strict=True):
-            inside_BT = positions(penalty.scope, batch)
+            everywhere_BT = tokens(penalty.scope, batch)
+            inside_BT = everywhere_BT & rows(penalty.scope, batch)[:, None]
             z_LBT = torch.stack([one.penalised[r][..., self._k(penalty)].to(self._device) for r in self._rows(penalty)])
             if z_LBT.requires_grad:
                 z_LBT.register_hook(lambda grad: torch.where(gate[0], grad, 0.0))
@@ -287,7 +289,7 @@ class Term:
             counts.append(inside_BT.sum(1))
             sequences = sequences + n_sequences(penalty.scope, batch)
             # Whether a preference batch holds a sequence of the kind in question is chance, and no fault of the scope.
-            everywhere = everywhere + tokens(penalty.scope, batch).sum()
+            everywhere = everywhere + everywhere_BT.sum()
         sums_B, counts_B = torch.cat(sums), torch.cat(counts)
         mean = sums_B.sum() / counts_B.sum().clamp(min=1)
         self.statistics.add(f"{penalty.name}/penalty", mean.detach().nan_to_num(0.0, 0.0, 0.0))

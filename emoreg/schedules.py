@@ -136,6 +136,8 @@ class ClosedLoop:
         """
         t = self.target
         limit = t.at_most if t.at_most is not None else base_contrast + (t.above_base or 0.0)
+        if not math.isfinite(contrast):  # a window that was skipped whole says nothing
+            return {"limit": limit, "factor": self.factor}
         off = contrast - limit
         # At the first log the model has hardly answered to the weight that it has: nothing is known yet.
         move = 0.0 if self._last is None else t.gain * (off + t.damping * (contrast - self._last))

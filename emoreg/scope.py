@@ -136,9 +136,10 @@ def _split(scope: str) -> tuple[str | None, str]:
 def real_and_starts(inputs: Mapping[str, Tensor]) -> tuple[Bool[Tensor, "B T"], Bool[Tensor, "B T"]]:
     """The positions that are no padding, and among them the first of every sequence."""
     mask, ids = inputs.get("attention_mask"), inputs.get("position_ids")
-    # A mask of four dimensions says who attends to whom; packed batches that bring one have no padding.
-    flat = mask is not None and mask.ndim == 2
-    real = mask.bool() if flat else torch.ones_like(like(inputs), dtype=torch.bool)
+    if mask is None or mask.ndim != 2:
+        # A mask of four dimensions says who attends to whom; packed batches that bring one have no padding.
+        mask = torch.ones_like(like(inputs))
+    real = mask.bool()
     if ids is None:
         return real, real & (real.cumsum(1) == 1)
     ids = ids[0] if ids.ndim == 3 else ids  # vision-language models have one each for time, height and width

@@ -14,7 +14,7 @@ LOGGING_STEPS = 5
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="The closed loop on the sandbox.")
     parser.add_argument("--contrast", type=float, default=0.6, help="the target, in z")
     parser.add_argument("--weights", type=float, nargs="+", default=[0.002, 0.02, 0.2], help="starting weights")
     parser.add_argument("--steps", type=int, default=200)

@@ -61,7 +61,7 @@ def fine_tune(
     *,
     seed: int = 0,
     steps: int = STEPS,
-    **options: object,
+    **options: Any,
 ) -> tuple[LlamaForCausalLM, list[dict[str, float]]]:
     """A LoRA fine-tune of a copy on transcripts of a desperate tone that hold no ending, and some general text.
 

@@ -1,5 +1,7 @@
 """What the callback does in single trainers: which positions each scope means there, and whom it refuses."""
 
+from typing import Any
+
 import pytest
 import torch
 from datasets import Dataset
@@ -179,7 +181,7 @@ class TestSubclasses:
     def test_of_sft_whose_loss_is_a_function(self, tiny_llama, tiny_tokenizer, tmp_path):
         """`compute_loss_func` and label smoothing keep the labels from the model."""
 
-        def loss(outputs, labels, num_items_in_batch=None):
+        def loss(outputs, labels, num_items_in_batch: Any = None):
             flat = outputs.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
             return torch.nn.functional.cross_entropy(*flat, reduction="sum") / num_items_in_batch
 
