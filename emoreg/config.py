@@ -3,10 +3,14 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from transformers import AutoTokenizer
+
 from emoreg import checks
 from emoreg.penalties import Anchor, Hinge, Penalty
+from emoreg.reasoning import Reasoning
 from emoreg.regularizer import Regularizer
-from emoreg.schedules import Schedule, check_steps, constant, cosine, linear
+from emoreg.schedules import Schedule, Target, check_steps, constant, cosine, linear
+from emoreg.scope import Scope
 from emoreg.vectors import EmotionVectors
 
 
@@ -21,7 +25,12 @@ class RegularizerConfig:
     anchor_weight: float = field(default=0.3, metadata={"help": "Weight of the anchor on neutral text; 0 for none."})
     anchor_every: int = field(default=4, metadata={"help": "The anchor's forward pass joins every so many steps."})
     scope: str = field(
-        default="completion", metadata={"help": "Positions: completion, prompt, all, reply_start or last:k."}
+        default="completion",
+        metadata={"help": "Positions: completion, prompt, all, reply_start, last:k or reasoning; chosen:, rejected:, "
+                          "desirable:, undesirable: or both: may stand before it."},
+    )  # fmt: skip
+    reasoning_markers: list[str] = field(
+        default_factory=lambda: ["<think>", "</think>"], metadata={"help": "What scope reasoning lies between."}
     )
     emotion_layers: list[int] | None = field(default=None, metadata={"help": "Blocks to read; all of the file's."})
     monitor: list[str] | None = field(default=None, metadata={"help": "Emotions to log; all of the file's."})
@@ -30,6 +39,18 @@ class RegularizerConfig:
     )
     term_warmup_steps: int = field(default=0, metadata={"help": "Steps over which the weights rise."})
     term_total_steps: int | None = field(default=None, metadata={"help": "Step at which they have fallen to 0."})
+    target_at_most: float | None = field(
+        default=None, metadata={"help": "Contrast to hold; the hinge's weight is then sought, from hinge_weight on."}
+    )
+    target_above_base: float | None = field(
+        default=None, metadata={"help": "The same, above the base model's contrast."}
+    )
+    target_task_budget: float | None = field(
+        default=None, metadata={"help": "Task loss at which the search for a weight backs off."}
+    )
+    non_finite: Literal["stop", "skip"] = field(
+        default="stop", metadata={"help": "A later term that is not finite: stop the run, or skip it."}
+    )
 
     def __post_init__(self):
         for name in ("hinge_weight", "anchor_weight"):
@@ -40,24 +61,45 @@ class RegularizerConfig:
         if self.emotion_layers is not None:
             checks.layers("emotion_layers", self.emotion_layers)
         checks.option("term_schedule", self.term_schedule, ("constant", "linear", "cosine"))
+        checks.names("reasoning_markers", self.reasoning_markers)
+        checks.refuse_unless(len(self.reasoning_markers) == 2, "reasoning_markers", "two", self.reasoning_markers)
 
-    def build(self) -> Regularizer:
+    def build(self, tokenizer: str | None = None) -> Regularizer:
         """Load the vectors and make the regularizer.
+
+        Args:
+            tokenizer: hub id or folder of the model's tokenizer; scope ``reasoning`` needs it.
 
         Raises:
             ValueError: for a file, emotion, layer, scope or number that will not do.
         """
+        scope = self.build_scope(tokenizer)
         vectors = EmotionVectors.load(self.vectors).select(layers=self.emotion_layers)
         vectors.index(self.emotion)  # also where both weights are 0, and nothing else would look at it
         penalties: list[Penalty] = []
         if self.hinge_weight:
-            hinge = Hinge(self.emotion, weight=self.hinge_weight, threshold=self.hinge_threshold, scope=self.scope)
+            hinge = Hinge(self.emotion, weight=self.hinge_weight, threshold=self.hinge_threshold, scope=scope)
             penalties.append(hinge)
         if self.anchor_weight:
             penalties.append(Anchor(self.emotion, weight=self.anchor_weight, every=self.anchor_every))
-        return Regularizer(vectors, penalties, scope=self.scope, schedule=self._schedule(), monitor=self.monitor)
+        return Regularizer(
+            vectors, penalties, scope=scope, schedule=self._schedule(), monitor=self.monitor, non_finite=self.non_finite
+        )
 
-    def _schedule(self) -> Schedule:
+    def build_scope(self, tokenizer: str | None = None) -> Scope:
+        """The scope by its name, or `Reasoning` between its markers."""
+        if self.scope != "reasoning":
+            return self.scope
+        checks.text("tokenizer", tokenizer, "the tokenizer's hub id or folder for scope 'reasoning'")
+        return Reasoning.between(AutoTokenizer.from_pretrained(tokenizer), *self.reasoning_markers)
+
+    def _schedule(self) -> Schedule | Target:
+        targets = self.target_at_most, self.target_above_base, self.target_task_budget
+        if targets != (None, None, None):
+            if self.term_schedule != "constant":
+                raise ValueError(f"term_schedule must be constant where a target is given, got {self.term_schedule!r}")
+            at_most, above_base, budget = targets
+            return Target(self.emotion, at_most=at_most, above_base=above_base, task_budget=budget)
         if self.term_schedule == "constant":
             if self.term_warmup_steps or self.term_total_steps:
                 raise ValueError(

@@ -58,10 +58,10 @@ def reward_function(name: str) -> Callable:
         ) from None
 
 
-def emotion_reward(regularizer: RegularizerConfig, weight: float) -> EmotionReward:
+def emotion_reward(regularizer: RegularizerConfig, weight: float, model: str | None) -> EmotionReward:
     """The hinge of the regularizer, with a weight of its own, as a reward."""
     vectors = EmotionVectors.load(regularizer.vectors).select(layers=regularizer.emotion_layers)
-    threshold, scope = regularizer.hinge_threshold, regularizer.scope
+    threshold, scope = regularizer.hinge_threshold, regularizer.build_scope(model)
     return EmotionReward(vectors, [Hinge(regularizer.emotion, weight=weight, threshold=threshold, scope=scope)])
 
 
@@ -71,13 +71,15 @@ def main(arguments: Sequence[str] | None = None) -> GRPOTrainer:
     parser = TrlParser(groups)  # pyright: ignore[reportArgumentType] - it takes any dataclass
     script, mixture, training, model, regularizer, rewards = parser.parse_args_and_config(arguments)
 
-    reg = regularizer.build()  # first: a wrong name or file should fail before a model is loaded
+    # First: a wrong name or file should fail before a model is loaded.
+    reg = regularizer.build(model.model_name_or_path)
     sys.path.append(os.getcwd())  # for reward functions in the user's own modules
     reward_funcs: list[Any] = [reward_function(name) for name in rewards.reward_funcs or []]
     if rewards.reward_model_name_or_path:
         reward_funcs.append(rewards.reward_model_name_or_path)
-    emotion = emotion_reward(regularizer, rewards.emotion_reward_weight) if rewards.emotion_reward_weight else None
-    if emotion:
+    emotion = None
+    if rewards.emotion_reward_weight:
+        emotion = emotion_reward(regularizer, rewards.emotion_reward_weight, model.model_name_or_path)
         reward_funcs.append(emotion)
     if not reward_funcs:
         raise ValueError("no reward; give reward_funcs, reward_model_name_or_path or emotion_reward_weight")

@@ -31,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> SFTTrainer:
     parser = TrlParser(groups)  # pyright: ignore[reportArgumentType] - it takes any dataclass
     script, mixture, training, model, regularizer = parser.parse_args_and_config(arguments)
 
-    reg = regularizer.build()  # first: a wrong name or file should fail before a model is loaded
+    # First: a wrong name or file should fail before a model is loaded.
+    reg = regularizer.build(model.model_name_or_path)
     training.model_init_kwargs = {
         "revision": model.model_revision,
         "attn_implementation": model.attn_implementation,
