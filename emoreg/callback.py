@@ -78,6 +78,7 @@ class RegularizerCallback(TrainerCallback, ExportableState):
             self._term = stack.enter_context(self.regularizer.attach(kwargs["model"]))
             self._restore(state)
             self._term.reader.mode = "off"
+            self._term.reader.scaler = self.trainer.accelerator.scaler
             stack.callback(_replace(self.trainer, "compute_loss", self._computing_loss))
             stack.callback(_replace(self.trainer, "log", self._logging))
             for callback in self.trainer.callback_handler.callbacks:

@@ -48,6 +48,8 @@ class Reader:
         were active at the start: with others, or none, the model is its own reference."""
         self.watch_gradient = False
         """Whether passes measure, in their backward, the term's gradient at each layer against the task's."""
+        self.scaler: torch.amp.GradScaler | None = None
+        """What multiplies the loss before its backward, in fp16: measured gradients are divided by it."""
         self._model, self._inner = model, unwrap(model)
         self._adapters = active_adapters(model)
         self._virtual = virtual_tokens(model)
@@ -134,7 +136,11 @@ class Reader:
         return active_adapters(self._model) == self._adapters
 
     def _record_gradient(self, whose: str, layer: int, grad: Tensor) -> None:
-        self._statistics.add(f"gradient/{whose}/layer_{layer}", grad.float().norm())
+        norm = grad.float().norm()
+        if self.scaler is not None:
+            # Not get_scale(): it would make the host wait.
+            norm = norm / self.scaler.scale(torch.ones_like(norm))
+        self._statistics.add(f"gradient/{whose}/layer_{layer}", norm)
 
     def _read(self, layer: int, hidden_BTD: Tensor) -> None:
         if layer not in self._constants:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from emoreg.reader import Reader
-from emoreg.residual import backbone, evaluating, virtual_tokens
+from emoreg.residual import backbone, evaluating, learns_prompt
 from emoreg.vectors import EmotionVectors
 
 
@@ -71,8 +71,8 @@ class Reference:
             return torch.stack(self._reader.take()[0].penalised, 2)
 
     def _forward(self, texts: slice) -> None:
-        # Virtual tokens come in with the whole model only; else its decoder will do, without the head.
-        model = self._model if virtual_tokens(self._model) else backbone(self._model)
+        # A learned prompt or prefix comes in with the whole model only; else its decoder will do, without the head.
+        model = self._model if learns_prompt(self._model) else backbone(self._model)
         model(input_ids=self._ids_NT[texts], attention_mask=self._attention_NT[texts], use_cache=False)
 
     def _tokens(self, z_NTLK: Tensor, texts: slice) -> Float[Tensor, "n L K"]:

@@ -28,10 +28,16 @@ def active_adapters(model: nn.Module) -> tuple[str, ...]:
     return () if peft is None or peft._adapters_disabled else tuple(peft.active_adapters)
 
 
+def learns_prompt(model: nn.Module) -> bool:
+    """Whether peft's own forward brings in what trains, as prompt and prefix tuning do, and not the blocks'."""
+    peft: Any = _peft(model)
+    return peft is not None and peft.active_peft_config.is_prompt_learning
+
+
 def virtual_tokens(model: nn.Module) -> int:
     """Positions that peft's prompt tuning puts before every sequence."""
     peft: Any = _peft(model)
-    if peft is None or not peft.active_peft_config.is_prompt_learning:
+    if not learns_prompt(model):
         return 0
     # Prefix tuning puts its tokens in the cache, where they have no position in the residual stream.
     in_cache = peft.active_peft_config.peft_type.value in ("PREFIX_TUNING", "CARTRIDGE")
