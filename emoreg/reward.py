@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from emoreg.penalties import Band, Hinge, Penalty
 from emoreg.projection import project, standardise
 from emoreg.regularizer import Regularizer
-from emoreg.residual import evaluating, run_to
+from emoreg.residual import evaluating, learns_prompt, run_to
 from emoreg.scope import Scope, positions
 from emoreg.statistics import Statistics
 from emoreg.vectors import EmotionVectors
@@ -87,7 +87,8 @@ class EmotionReward:
             trainer: a `GRPOTrainer` or `RLOOTrainer`, made with this reward among its ``reward_funcs``.
 
         Raises:
-            ValueError: for another kind of trainer, one with a ``rollout_func``, or vectors of another model.
+            ValueError: for another kind of trainer, one with a ``rollout_func``, a policy with a learned prompt or
+                prefix, or vectors of another model.
         """
         kind = type(trainer).__name__
         if not hasattr(trainer, "_tokenize_prompts"):
@@ -96,6 +97,11 @@ class EmotionReward:
             raise ValueError(
                 f"this {kind} has a rollout_func, which may cut prompts into tokens its own way without telling reward "
                 "functions; train without it, or without EmotionReward"
+            )
+        if learns_prompt(trainer.model):
+            raise ValueError(
+                "EmotionReward runs the policy's blocks alone, without the prompt or prefix that this one learns; use "
+                "LoRA, or penalise in the loss"
             )
         self.vectors.check(trainer.model)
         self._trainer = trainer
