@@ -80,7 +80,7 @@ class TestClosedLoop:
             ({}, "needs at_most or above_base, and not both"),
             ({"at_most": 1.0, "above_base": 1.0}, "needs at_most or above_base, and not both"),
             ({"at_most": math.nan}, "at_most must be a finite number"),
-            ({"at_most": 1.0, "gain": -1.0}, "gain must not be below 0"),
+            ({"at_most": 1.0, "gain": -1.0}, "gain must be a finite number of at least 0"),
             ({"at_most": 1.0, "low": 2.0}, "low and high must lie around 1"),
         ],
     )

@@ -67,7 +67,9 @@ class Case:
         model.config._name_or_path = f"{output_dir}/model"  # where trainers look for their reference model
         if self.name in ("Trainer", "A2PO") and "peft_config" in options:
             model = get_peft_model(model, options.pop("peft_config"))  # they leave it to the user
-        of_trainer |= {name: options.pop(name) for name in ("peft_config", "eval_dataset") if name in options}
+        of_trainer |= {
+            name: options.pop(name) for name in ("peft_config", "eval_dataset", "data_collator") if name in options
+        }
         settings = {
             "per_device_train_batch_size": self.per_device,
             "gradient_accumulation_steps": 2,
