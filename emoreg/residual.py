@@ -194,6 +194,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode while the context is open; then every module's own mode again, also of those that differed."""
     training = [module for module in model.modules() if module.training]
     model.eval()
+    for module in training:
+        # On a CPU bitsandbytes packs a 4-bit weight at its first evaluation, and lets no gradient through ever after.
+        module.training = hasattr(module, "support_avx512bf16_for_cpu")
     try:
         yield
     finally:

@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, get_peft_model
 from torch import Tensor, nn
-from transformers import TrainerCallback
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainerCallback
 from trl import DPOConfig, DPOTrainer, SFTTrainer
 from trl.models.activation_offloading import get_act_offloading_ctx_manager
 
@@ -94,7 +94,6 @@ def found(trainer, vectors) -> dict[str, Tensor]:
 def expected(model, vectors, batch, share) -> dict[str, Tensor]:
     """The same, written out."""
     model.zero_grad()
-    model.eval()
     written_out(model, batch, share, vectors).backward()
     return gradients(model)
 
@@ -236,14 +235,33 @@ class TestNumberFormats:
         With the CPU as that accelerator, and without pinned memory and streams, which it has not, the same context
         packs every tensor that backward needs, and unpacks it.
         """
-        monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda *_, **__: torch.device("cpu"))
         model, rows = tiny_llama(), uneven_rows(4)
         vectors, batch = random_vectors(model), padded(rows)
         trainer = self.trainer(model, tiny_tokenizer, tmp_path, rows)
-        offload = get_act_offloading_ctx_manager(model, use_pin_memory=False, use_streams=False, min_offload_size=1)
+        monkeypatch.setattr(torch.cpu, "empty_cache", lambda: None, raising=False)  # asked for beside bitsandbytes
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.accelerator, "current_accelerator", lambda *_, **__: torch.device("cpu"))
+            offload = get_act_offloading_ctx_manager(model, use_pin_memory=False, use_streams=False, min_offload_size=1)
         packed = []
         offload.pack_hook = lambda tensor, pack=offload.pack_hook: packed.append(tensor.shape) or pack(tensor)
         trainer.maybe_activation_offload_context = offload  # as SFTTrainer does with activation_offloading=True
         got = found(trainer, vectors)
         assert len(packed) > 50
+        assert_alike(got, expected(trainer.model, vectors, batch, per_token(batch)))
+
+    def test_a_quantised_base(self, tiny_llama, tiny_tokenizer, tmp_path):
+        """QLoRA: adapters in fp32 over a base of 4 bits, with vectors of the base before it was quantised."""
+        pytest.importorskip("bitsandbytes")
+        base = tiny_llama(hidden_size=64, num_key_value_heads=4)
+        base.save_pretrained(tmp_path / "base")
+        nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / "base", quantization_config=nf4, device_map="cpu")
+        rows, vectors = uneven_rows(4), random_vectors(base)
+        batch = padded(rows)
+        torch.manual_seed(0)
+        trainer = self.trainer(model, tiny_tokenizer, tmp_path, rows, peft_config=lora())
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:  # TRL has put a quantised model's adapters into bf16
+                parameter.data = parameter.data.float()
+        got = found(trainer, vectors)
         assert_alike(got, expected(trainer.model, vectors, batch, per_token(batch)))
