@@ -25,7 +25,8 @@ from transformers.trainer_callback import ExportableState
 
 from emoreg import checks
 from emoreg.metrics import term_metrics
-from emoreg.regularizer import Regularizer, Term
+from emoreg.regularizer import Regularizer
+from emoreg.term import Term
 from emoreg.trainers import batch_of, is_scaled, scale_of
 
 
@@ -179,7 +180,7 @@ class RegularizerCallback(TrainerCallback, ExportableState):
             batch = batch_of(self.trainer, inputs)  # now: trainers take entries out
             training = torch.is_grad_enabled()
             step = self.trainer.state.global_step
-            watch = training and self.regularizer.n_penalised > 0 and step % self.gradient_every == 0
+            watch = training and bool(term.penalties) and step % self.gradient_every == 0
             with term.reader.reading("train" if training else "eval", watch):
                 result = compute_loss(model, inputs, *args, **kwargs)
                 if not training:

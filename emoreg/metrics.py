@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from emoreg.regularizer import Term
 from emoreg.statistics import Statistics
+from emoreg.term import Term
 
 
 def term_metrics(term: Term, training: bool) -> dict[str, float]:
@@ -28,7 +28,7 @@ def term_metrics(term: Term, training: bool) -> dict[str, float]:
     statistics.reset()
     if not tables:
         return {}
-    if term.regularizer.non_finite == "stop":
+    if term.non_finite == "stop":
         _refuse_non_finite(statistics, tables, numbers)
     _refuse_empty(numbers)
     if training:
@@ -53,7 +53,7 @@ def _seek_target(term: Term, tables: dict[str, Tensor], numbers: dict[str, float
     loop = term.loop
     if loop is None or loop.base is None:
         return {}
-    k = term.regularizer.vectors.index(loop.target.emotion)
+    k = term.vectors.index(loop.target.emotion)
     base_contrast = (loop.base.cpu() - term.reference.base)[:, k].mean()
     found = torch.tensor([tables["contrast"][:, k].mean(), base_contrast, numbers["task"]], dtype=torch.float64)
     if torch.distributed.is_available() and torch.distributed.is_initialized():

@@ -114,3 +114,10 @@ def default_penalties(emotion: str = "desperate", hinge: float = 0.05, anchor: f
     checks.number("hinge", hinge, 0.0)
     checks.number("anchor", anchor, 0.0)
     return [Hinge(emotion, weight=hinge), Anchor(emotion, weight=anchor)]
+
+
+def thresholds(penalties: Sequence[Penalty], emotions: Sequence[str]) -> list[float]:
+    """For each emotion, the z above which statistics count a position: its hinge's or band's edge, else 0."""
+    edges = {p.emotion: p.high for p in penalties if isinstance(p, Band)}
+    edges |= {p.emotion: p.threshold for p in penalties if isinstance(p, Hinge)}
+    return [edges.get(emotion, 0.0) for emotion in emotions]

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from emoreg.penalties import Band, Hinge, Penalty
+from emoreg.penalties import Band, Hinge, Penalty, thresholds
 from emoreg.projection import project, standardise
 from emoreg.regularizer import Regularizer
 from emoreg.residual import evaluating, learns_prompt, run_to
@@ -77,7 +77,7 @@ class EmotionReward:
         self.penalties = tuple(scored)
         self.scope = scope
         self.batch_size = batch_size
-        self._thresholds = regularizer.thresholds
+        self._thresholds = thresholds(scored, regularizer.vectors.emotions)
         self._trainer: Any = None
 
     def attach(self, trainer: Any) -> None:

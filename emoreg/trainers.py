@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import Trainer
 
 from emoreg.batch import branched, standard
-from emoreg.regularizer import Scale
+from emoreg.parts import Scale
 
 # Losses of GRPO that sum over tokens and divide by those of the whole window; its others are means of sequences.
 _TOKEN_LOSSES = ("dapo", "cispo", "vespo", None)

@@ -14,7 +14,7 @@ HEAVY = {"matplotlib", "peft", "tensorboard", "trl", "wandb"}
 ROWS = [
     {"checks", "provenance", "residual", "vectors"},
     {"batch", "penalties", "projection", "reasoning", "schedules", "scope", "statistics"},
-    {"config", "extraction", "reader", "reference", "regularizer", "validation"},
+    {"config", "extraction", "parts", "reader", "reference", "regularizer", "term", "validation"},
     {"audit", "callback", "metrics", "reward", "tracking", "trainers"},
     {"__init__", "__main__", "cli", "sandbox"},
 ]

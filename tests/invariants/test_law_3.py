@@ -6,7 +6,7 @@ from datasets import concatenate_datasets
 
 import emoreg.callback
 from emoreg import Hinge, Regularizer, RegularizerCallback, default_penalties
-from emoreg.regularizer import Scale
+from emoreg.parts import Scale
 from tests.support import random_vectors, uneven_rows
 from tests.trainers.cases import CASES
 
