@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from emoreg import EmotionVectors
@@ -95,3 +95,10 @@ def sft_trainer(
     args = SFTConfig(output_dir=str(output_dir), **(settings | options))
     rows = uneven_rows() if rows is None else rows
     return trainer_class(model=model, args=args, train_dataset=rows, processing_class=tokenizer, **trainer)
+
+
+class KeepGradients(TrainerCallback):
+    """The parameters' gradients as the optimizer would get them."""
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        self.gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}

@@ -5,23 +5,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer
 
 from emoreg import Anchor, Band, EmotionVectors, Hinge, Regularizer, RegularizerCallback
 from emoreg.residual import unwrap
-from tests.support import random_vectors
+from tests.support import KeepGradients, random_vectors
 from tests.trainers.cases import Case, Text
 
 HINGE = Hinge("desperate", weight=0.5, threshold=-0.5)
 BAND = Band("calm", weight=0.7, low=-0.2, high=0.3)
 ANCHOR = Anchor("desperate", weight=0.4, every=1, texts=4)
-
-
-class KeepGradients(TrainerCallback):
-    """The parameters' gradients as the optimizer would get them."""
-
-    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-        self.gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
 def term_alone(trainer: Trainer, vectors: EmotionVectors, penalties=(HINGE, BAND, ANCHOR)):

@@ -10,13 +10,13 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, get_peft_model
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainerCallback
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from trl import DPOConfig, DPOTrainer, SFTTrainer
 from trl.models.activation_offloading import get_act_offloading_ctx_manager
 
 from emoreg import Band, Hinge, Regularizer, RegularizerCallback
 from emoreg.residual import backbone
-from tests.support import padded, random_vectors, sft_trainer, uneven_rows
+from tests.support import KeepGradients, padded, random_vectors, sft_trainer, uneven_rows
 
 HINGE = Hinge("desperate", weight=0.5, threshold=-0.5)
 BAND = Band("calm", weight=0.7, low=-0.2, high=0.3)
@@ -61,11 +61,6 @@ def written_out(model: nn.Module, batch: dict[str, Tensor], share: Tensor, vecto
 def per_token(batch: dict[str, Tensor]) -> Tensor:
     inside = batch["labels"] != -100
     return inside / inside.sum()
-
-
-class KeepGradients(TrainerCallback):
-    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-        self.gradients = gradients(model)
 
 
 class NoTask(SFTTrainer):
