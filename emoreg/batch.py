@@ -74,12 +74,11 @@ def per_pass(passes: Sequence[Mapping[str, Tensor]], batch: Mapping[str, Tensor]
     for given, n in zip(passes, n_rows, strict=True):
         own: dict[str, Tensor] = {}
         for name, value in batch.items():
-            if name in given and name != "labels":
-                continue
-            if value.ndim and len(value) == sum(n_rows):
-                own[name] = value[start : start + n]
-            elif value.ndim and len(value) == n:
-                own[name] = value
+            if name not in given or name == "labels":
+                if value.ndim and len(value) == sum(n_rows):
+                    own[name] = value[start : start + n]
+                elif value.ndim and len(value) == n:
+                    own[name] = value
         start += n
         found.append({**own, **given, **_labels(given, own, batch)})
     return found

@@ -67,6 +67,8 @@ class Reader:
                 on_call = partial(self._on_call, list(signature(module.forward).parameters))
                 handle = module.register_forward_pre_hook(_uncompiled(on_call), with_kwargs=True)
                 stack.callback(handle.remove)
+            # What one call was given must not be taken for the next one's.
+            stack.callback(self._inner.register_forward_hook(_uncompiled(self._forget)).remove)
             stack.enter_context(hook_blocks(self._inner, self.vectors.layers, _uncompiled(self.on_block)))
             yield
 
@@ -129,6 +131,9 @@ class Reader:
         # a function of its own (TRL's distillation, to go through DDP) gives that one's arguments.
         seen = {name: v for name in SEEN if isinstance(v := given.get(name), Tensor) and v.ndim >= 2}
         self._given = seen if module is self._inner else seen | self._given
+
+    def _forget(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self._given = {}
 
     def _counts(self) -> bool:
         if self.mode == "off" or torch.is_grad_enabled() != (self.mode == "train"):

@@ -9,7 +9,7 @@ from tests.trainers.cases import CASES
 
 
 def train(case, output_dir, penalties=None, resume=None, schedule=None, **options):
-    """A run that moves weights; ``penalties=None`` is one without the callback. Returns trainer and its trace before."""
+    """A run that moves weights, without the callback if ``penalties`` is None. Returns trainer and its trace before."""
     model = case.model()
     vectors = random_vectors(model)
     torch.manual_seed(0)

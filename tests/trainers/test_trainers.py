@@ -6,7 +6,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from trl import DPOTrainer, SFTTrainer
+from trl import DPOTrainer, GRPOTrainer, SFTTrainer
 
 from emoreg import Band, Hinge, Regularizer, RegularizerCallback, default_penalties
 from emoreg.scope import positions, rows
@@ -132,6 +132,28 @@ class TestTools:
         }
         got = positions("completion", {**batch, **seen})
         assert got.int().tolist() == [[0, 0, 0, 1, 0, 0, 1], [0, 0, 0, 1, 1, 0, 0]]
+
+    def test_in_a_run_of_grpo(self, tmp_path, monkeypatch):
+        """The model's own labels hold the tool's tokens too; the trainer's mask takes them out."""
+        prepare = GRPOTrainer._prepare_inputs
+
+        def with_tool(self, inputs):
+            prepared = prepare(self, inputs)
+            every_third = torch.arange(prepared["completion_ids"].shape[1]) % 3 != 1
+            prepared["tool_mask"] = every_third.long().expand_as(prepared["completion_ids"])
+            return prepared
+
+        monkeypatch.setattr(GRPOTrainer, "_prepare_inputs", with_tool)
+        trainer, vectors, batches = run("GRPO", tmp_path, "completion")
+        texts = []
+        for _, batch in batches:
+            rows = zip(CASES["GRPO"].sequences(batch)[0], batch["tool_mask"], batch["prompt_mask"], strict=True)
+            for text, mask, prompt in rows:
+                own = [at for at in text.counted if mask[at - int(prompt.sum())]]
+                assert len(own) < len(text.counted) or len(text.counted) == 1
+                texts.append(text._replace(counted=own))
+        expected = z_of(trainer.model, vectors, texts).mean().item()
+        assert logged(trainer, "emotion/desperate/layer_2/mean") == pytest.approx(expected, rel=1e-4)
 
 
 class TestOnlyThePolicysPassCounts:
