@@ -97,8 +97,12 @@ def sft_trainer(
     return trainer_class(model=model, args=args, train_dataset=rows, processing_class=tokenizer, **trainer)
 
 
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+
+
 class KeepGradients(TrainerCallback):
     """The parameters' gradients as the optimizer would get them."""
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-        self.gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        self.gradients = gradients(model)

@@ -16,7 +16,7 @@ from trl.models.activation_offloading import get_act_offloading_ctx_manager
 
 from emoreg import Band, Hinge, Regularizer, RegularizerCallback
 from emoreg.residual import backbone
-from tests.support import KeepGradients, padded, random_vectors, sft_trainer, uneven_rows
+from tests.support import KeepGradients, gradients, padded, random_vectors, sft_trainer, uneven_rows
 
 HINGE = Hinge("desperate", weight=0.5, threshold=-0.5)
 BAND = Band("calm", weight=0.7, low=-0.2, high=0.3)
@@ -71,10 +71,6 @@ class NoTask(SFTTrainer):
 class NoTaskDPO(DPOTrainer):
     def compute_loss(self, *args, **kwargs):
         return super().compute_loss(*args, **kwargs) * 0
-
-
-def gradients(model: nn.Module) -> dict[str, Tensor]:
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
 
 
 def found(trainer, vectors) -> dict[str, Tensor]:
