@@ -23,7 +23,7 @@ from transformers import (
 )
 from transformers.trainer_callback import ExportableState
 
-from emoreg import checks
+from emoreg import checks, ranks
 from emoreg.metrics import term_metrics
 from emoreg.regularizer import Regularizer
 from emoreg.term import Term
@@ -78,6 +78,9 @@ class RegularizerCallback(TrainerCallback, ExportableState):
         with ExitStack() as stack:
             self._term = stack.enter_context(self.regularizer.attach(kwargs["model"]))
             self._restore(state)
+            if self.trainer.accelerator.num_processes > 1:
+                self._same_on_all_ranks()
+                self._term.across_ranks = True
             self._term.reader.mode = "off"
             self._term.reader.scaler = self.trainer.accelerator.scaler
             stack.callback(_replace(self.trainer, "compute_loss", self._computing_loss))
@@ -105,6 +108,15 @@ class RegularizerCallback(TrainerCallback, ExportableState):
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any):
         """Detach."""
         self.detach()
+
+    def _same_on_all_ranks(self) -> None:
+        prints = ranks.gather(self.regularizer.vectors.fingerprint())
+        other = [rank for rank, one in enumerate(prints) if one != prints[0]]
+        if other:
+            raise ValueError(
+                f"the vectors of ranks {other} are not those of rank 0; give every rank the same file, and the same "
+                "emotions and layers of it"
+            )
 
     def detach(self) -> None:
         """Take every hook and wrapper off the model and the trainer. Harmless when there are none."""
@@ -201,8 +213,7 @@ class RegularizerCallback(TrainerCallback, ExportableState):
     def _record(self, term: Term, loss: Tensor, added: Tensor, num_items: Tensor | int | None) -> None:
         accumulation = self.trainer.current_gradient_accumulation_steps
         share = 1.0 if is_scaled(self.trainer, num_items) else 1 / accumulation
-        term.statistics.add("task", loss.detach() * share)
-        term.statistics.add("term", added.detach() * share)
+        term.record(loss.detach() * share, added.detach() * share)
 
     def _logging(self, log: Callable) -> Callable:
         @wraps(log)

@@ -16,7 +16,7 @@ def term_metrics(term: Term, training: bool) -> dict[str, float]:
     figure that may be compared between models.
 
     Under ``emoreg/``: ``<penalty>/penalty`` (before its weight), ``<penalty>/weight``, ``term`` and ``task`` (what
-    they add to an optimizer step's loss, per micro-batch), ``share`` (the term's part of the whole loss),
+    they add to an optimizer step's loss), ``share`` (the term's part of the whole loss),
     ``gradient/term/layer_<l>`` and ``gradient/task/layer_<l>``, ``skipped`` (parts of the term that were not finite),
     and of a `Target` ``target/limit``, ``off``, ``factor`` and ``over_budget``.
 
@@ -24,13 +24,13 @@ def term_metrics(term: Term, training: bool) -> dict[str, float]:
         ValueError: if a reading is not finite, or a penalty's scope was empty for a whole step.
     """
     statistics = term.statistics if training else term.eval_statistics
-    tables, numbers = statistics.read()
+    tables, numbers = statistics.read(term.across_ranks)
     statistics.reset()
     if not tables:
         return {}
     if term.non_finite == "stop":
         _refuse_non_finite(statistics, tables, numbers)
-    _refuse_empty(numbers)
+    _refuse_empty(numbers, torch.distributed.get_world_size() if term.across_ranks else 1)
     if training:
         neutral = term.reference.drift().cpu()
         tables |= {"neutral": neutral, "contrast": tables["mean"] - neutral}
@@ -55,13 +55,8 @@ def _seek_target(term: Term, tables: dict[str, Tensor], numbers: dict[str, float
         return {}
     k = term.vectors.index(loop.target.emotion)
     base_contrast = (loop.base.cpu() - term.reference.base)[:, k].mean()
-    found = torch.tensor([tables["contrast"][:, k].mean(), base_contrast, numbers["task"]], dtype=torch.float64)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        # Every rank must come to the same weight: it follows the mean of what each of them saw.
-        across = found.to(term.reference.device)
-        torch.distributed.all_reduce(across)
-        found = across.cpu() / torch.distributed.get_world_size()
-    return {f"target/{name}": value for name, value in loop.update(*found.tolist()).items()}
+    found = loop.update(tables["contrast"][:, k].mean().item(), base_contrast.item(), numbers["task"])
+    return {f"target/{name}": value for name, value in found.items()}
 
 
 def _refuse_non_finite(statistics: Statistics, tables: dict[str, Tensor], numbers: dict[str, float]) -> None:
@@ -79,9 +74,10 @@ def _refuse_non_finite(statistics: Statistics, tables: dict[str, Tensor], number
         )
 
 
-def _refuse_empty(numbers: dict[str, float]) -> None:
+def _refuse_empty(numbers: dict[str, float], n_ranks: int) -> None:
     for name, share in numbers.items():
-        if name.endswith("/empty_steps") and share > 0:
+        # A rank may have nothing in scope; where more are empty than all but one could be, a whole step was.
+        if name.endswith("/empty_steps") and share * n_ranks > n_ranks - 1:
             raise ValueError(
                 f"the scope of {name.removesuffix('/empty_steps')} selected no position for a whole step; the term was "
                 "missing there: check the data set's labels, or choose another scope"

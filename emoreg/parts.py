@@ -31,11 +31,13 @@ class Part(NamedTuple):
 
     value: Float[Tensor, ""]
     """What joins the loss, before its weight."""
-    mean: Float[Tensor, ""]
-    """Mean penalty over the positions in scope, without gradient."""
-    positions: Int[Tensor, ""]
-    """Positions in scope, in all sequences: whether a preference batch holds one of the kind in question is chance, and
-    no fault of the scope."""
+    total: Float[Tensor, ""]
+    """Sum of the penalty over the positions in scope, without gradient."""
+    inside: Int[Tensor, ""]
+    """Number of positions in scope."""
+    everywhere: Int[Tensor, ""]
+    """The same in all sequences: whether a preference batch holds one of the kind in question is chance, and no fault
+    of the scope."""
 
 
 class Gate:
@@ -78,13 +80,13 @@ def over_scope(
         sequences.append(n_sequences(penalty.scope, batch))
         everywhere.append(everywhere_BT.sum())
     sums_B, counts_B = torch.cat(sums), torch.cat(counts)
-    mean = sums_B.sum() / counts_B.sum().clamp(min=1)
-    value = mean
+    total, count = sums_B.sum(), counts_B.sum()
+    value = total / count.clamp(min=1)
     if scale.of == "tokens":
-        value = sums_B.sum()
+        value = total
     elif scale.of == "sequences":
         value = (sums_B / counts_B.clamp(min=1)).sum() / torch.stack(sequences).sum().clamp(min=1)
-    return Part(scale.factor * value, mean.detach(), torch.stack(everywhere).sum())
+    return Part(scale.factor * value, total.detach(), count, torch.stack(everywhere).sum())
 
 
 def anchored(anchor: Anchor, z_Ln: Float[Tensor, "L n"], base_Ln: Float[Tensor, "L n"]) -> Float[Tensor, ""]:

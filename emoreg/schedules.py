@@ -118,9 +118,9 @@ class ClosedLoop:
         """Factor on the weights now."""
         return math.exp(self._log_factor)
 
-    def keep_base(self, statistics: Statistics) -> None:
+    def keep_base(self, statistics: Statistics, across_ranks: bool = False) -> None:
         """Keep the first step's mean z, the base model's. The host does not wait for it."""
-        self.base = statistics.mean()
+        self.base = statistics.mean(across_ranks)
 
     def update(self, contrast: float, base_contrast: float, task: float) -> dict[str, float]:
         """Move the factor after a log.

@@ -1,5 +1,7 @@
 """Statistics of z while a model trains: sums, maxima and histograms on the device, brought to the host once per log.
 
+Over ranks, sums and histograms add up and maxima are compared: the figures are those of one process on the whole batch.
+
 Shapes: B batch, T positions, L layers, K emotions, Q histogram bins.
 """
 
@@ -12,6 +14,8 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+from emoreg import ranks
 
 LOW, HIGH, BINS = -16.0, 16.0, 512
 """Histogram for p95: bins of 1/16 of a standard deviation, which bounds its error; beyond the ends, the end bin."""
@@ -46,7 +50,8 @@ class Statistics:
         self._sums = torch.zeros(3, *shape, dtype=self._dtype, device=self._device)  # z, z^2, above the threshold
         self._max = torch.full(shape, -torch.inf, device=self._device)
         self._bins = torch.zeros(shape[0], BINS, shape[1], dtype=torch.int32, device=self._device)
-        self._numbers: dict[str, tuple[Tensor, int]] = {}
+        self._numbers: dict[str, tuple[Tensor, Tensor]] = {}
+        self._counts: set[str] = set()
 
     @torch.no_grad()
     def update(self, z_LBTK: Sequence[Float[Tensor, "B T K"]], scope_BT: Bool[Tensor, "B T"]) -> None:
@@ -68,36 +73,49 @@ class Statistics:
         self._bins[row].scatter_add_(0, bins, weight)
 
     @torch.no_grad()
-    def add(self, name: str, value: Tensor | float) -> None:
-        """Add one value of a named number; its mean over the values is among the figures."""
-        total, n = self._numbers.get(name, (torch.zeros((), dtype=self._dtype, device=self._device), 0))
-        self._numbers[name] = (total + value, n + 1)
+    def add(self, name: str, value: Tensor | float, weight: Tensor | float = 1.0) -> None:
+        """Add to a named number: the sum of its values over the sum of their weights is among the figures."""
+        zero = torch.zeros((), dtype=self._dtype, device=self._device)
+        total, weights = self._numbers.get(name, (zero, zero))
+        self._numbers[name] = total + value, weights + weight
 
-    @torch.no_grad()
     def count(self, name: str, value: Tensor | float) -> None:
-        """Add to a named count, of which the sum is among the figures."""
-        total, _ = self._numbers.get(name, (torch.zeros((), dtype=self._dtype, device=self._device), 1))
-        self._numbers[name] = (total + value, 1)
+        """Add to a named count: the sum of its values is among the figures."""
+        self._counts.add(name)
+        self.add(name, value, weight=0.0)
 
     @torch.no_grad()
-    def mean(self) -> Float[Tensor, "L K"]:
+    def mean(self, across_ranks: bool = False) -> Float[Tensor, "L K"]:
         """Mean z since the last `reset`, left on the device; NaN if no position was in scope."""
-        return self._sums[0] / self._count
+        sums = torch.cat([self._sums[0].flatten(), self._count[None]])
+        sums = ranks.sum_over(sums) if across_ranks else sums
+        return (sums[:-1] / sums[-1]).view_as(self._max)
 
     @torch.no_grad()
-    def read(self) -> tuple[dict[str, Float[Tensor, "L K"]], dict[str, float]]:
+    def read(self, across_ranks: bool = False) -> tuple[dict[str, Float[Tensor, "L K"]], dict[str, float]]:
         """Everything since the last `reset`, in one transfer to the host.
 
+        Args:
+            across_ranks: of all ranks of a distributed run together, by one reduction that every rank must join; its
+                size depends on emotions, layers and ranks alone.
+
         Returns:
-            Each of `FIGURES` as an (L, K) table, empty if no position was in scope; and the mean (or sum, if counted)
-            of each named number.
+            Each of `FIGURES` as an (L, K) table, empty if no position was in scope; and each named number.
         """
-        tables = torch.stack([self._sums[0], self._sums[1], self._sums[2], self._max.to(self._dtype), self._p95()])
-        totals = [total for total, _ in self._numbers.values()]
-        flat = torch.cat([self._count[None], tables.flatten(), *[t[None] for t in totals]]).cpu()
-        count, rest = flat[0], flat[1 : len(flat) - len(totals)].view(tables.shape)
-        numbers = zip(self._numbers.items(), flat[len(flat) - len(totals) :].tolist(), strict=True)
-        means = {name: total / n for (name, (_, n)), total in numbers}
+        names = sorted(self._numbers)  # in the same order on every rank
+        pairs = [value for name in names for value in self._numbers[name]]
+        parts = [self._count, self._sums, self._bins, *pairs]
+        sums, maxima = torch.cat([part.flatten().to(self._dtype) for part in parts]), self._max.to(self._dtype)
+        if across_ranks:
+            sums, flat = ranks.sum_and_max_over(sums, maxima.flatten())
+            maxima = flat.view_as(maxima)
+        count, moments, bins, *pairs = sums.split([1, self._sums.numel(), self._bins.numel(), *[1] * len(pairs)])
+        tables = torch.stack([*moments.view_as(self._sums), maxima, self._p95(bins.view(self._bins.shape))])
+        found = torch.cat([count, tables.flatten(), *pairs]).cpu()
+        count, rest = found[0], found[1 : 1 + tables.numel()].view(tables.shape)
+        means = {}
+        for name, (total, weight) in zip(names, found[1 + tables.numel() :].view(-1, 2).tolist(), strict=True):
+            means[name] = total if name in self._counts else total / weight if weight else 0.0
         if count == 0:
             return {}, means
         mean, square, above = rest[:3] / count
@@ -105,20 +123,27 @@ class Statistics:
         sd = (square - mean.square()).clamp(min=0).sqrt()
         return dict(zip(FIGURES, (mean, sd, rest[4], rest[3], above), strict=True)), means
 
-    def _p95(self) -> Float[Tensor, "L K"]:
-        cumulative = self._bins.cumsum(1, dtype=torch.int64)
+    def _p95(self, bins_LQK: Float[Tensor, "L Q K"]) -> Float[Tensor, "L K"]:
+        cumulative = bins_LQK.cumsum(1)
         wanted = 0.95 * cumulative[:, -1:]
         first = (cumulative < wanted).sum(1, keepdim=True).clamp(max=BINS - 1)
-        inside = self._bins.gather(1, first).to(self._dtype)
+        inside = bins_LQK.gather(1, first)
         before = cumulative.gather(1, first) - inside
         part = ((wanted - before) / inside.clamp(min=1)).clamp(0, 1)
         return (LOW + (first + part) * ((HIGH - LOW) / BINS)).squeeze(1)
 
+    def _number(self, value: float) -> Tensor:
+        return torch.tensor(value, dtype=self._dtype, device=self._device)
+
     def state(self) -> dict[str, Any]:
         """Everything since the last `reset`, exactly, as JSON can hold it."""
         tensors = {"count": self._count, "sums": self._sums, "max": self._max, "bins": self._bins}
-        numbers = {name: [total.item(), n] for name, (total, n) in self._numbers.items()}
-        return {"numbers": numbers, **{name: to_text(value) for name, value in tensors.items()}}
+        numbers = {name: [value.item() for value in pair] for name, pair in self._numbers.items()}
+        return {
+            "numbers": numbers,
+            "counts": sorted(self._counts),
+            **{name: to_text(value) for name, value in tensors.items()},
+        }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state`.
@@ -135,9 +160,9 @@ class Statistics:
                 )
             now.copy_(then)
         self._numbers = {
-            name: (torch.tensor(total, dtype=self._dtype, device=self._device), n)
-            for name, (total, n) in state["numbers"].items()
+            name: (self._number(total), self._number(weight)) for name, (total, weight) in state["numbers"].items()
         }
+        self._counts = set(state["counts"])
 
 
 def to_text(value: Tensor) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from emoreg import checks
+from emoreg import checks, ranks
 from emoreg.batch import per_pass
 from emoreg.parts import Gate, Scale, anchored, over_scope
 from emoreg.penalties import Anchor, Band, Hinge, Penalty, thresholds
@@ -55,10 +55,13 @@ class Term:
         self.loop = ClosedLoop(schedule) if isinstance(schedule, Target) else None
         self._device = device
         self._step = -1
-        self._in_step: dict[str, Tensor | int] = {}
+        self._in_step: dict[str, Tensor] = {}
         self._tried = self._proven = False
-        self._watched: Tensor | int | None = 0
+        self._watched: Tensor | None = torch.zeros((), dtype=torch.long, device=device)
         """Positions in the statistics' scope, until the first step is through."""
+        self._open = False
+        self.across_ranks = False
+        """Whether every rank of a distributed run has this term and comes by at each `close_step` and log."""
 
     def loss(
         self, inputs: Mapping[str, Any] | None = None, *, step: int | None = None, scale: Scale | None = None
@@ -85,11 +88,12 @@ class Term:
         if first_of_step:
             self.close_step()
             self._step = step
+        self._open = True
         passes = self.reader.take()
         batches = per_pass([one.inputs for one in passes], inputs or {})
         self._watch(self.statistics, passes, batches)
         if self._watched is not None:
-            self._watched = self._watched + sum(tokens(self.scope, batch).sum() for batch in batches)
+            self._watched = self._watched + torch.stack([tokens(self.scope, batch).sum() for batch in batches]).sum()
         parts: dict[str, Tensor] = {}
         for penalty in self.penalties:
             weight = penalty.weight * self._factor(penalty, step)
@@ -121,27 +125,37 @@ class Term:
         Raises:
             ValueError: at the first step, if no position was in a penalty's scope, or in that of the statistics.
         """
-        if self._step >= 0 and self._watched is not None:
-            if self._watched == 0:
-                raise ValueError(
-                    "the regularizer's scope, over which its statistics are taken, selects no position of the first "
-                    "step's batches; check the data set's labels (or completion mask), or choose another scope"
-                )
+        if not self._open:
+            return
+        self._open = False
+        if self._watched is not None:
+            self._refuse_empty(f"the regularizer's scope {self.scope!r}", self._watched)
+            if self.loop is not None and self.loop.base is None:
+                self.loop.keep_base(self.statistics, self.across_ranks)
             self._watched = None
         if self._tried and not self._proven:
             for name, count in self._in_step.items():
-                if count == 0:
-                    raise ValueError(
-                        f"the scope of {name} selects no position of the first step's batches; check the data set's "
-                        "labels (or completion mask), or choose another scope"
-                    )
+                self._refuse_empty(f"the scope of {name}", count)
             self._proven = True
         # Counted here and judged by whoever reads the statistics: looking at it now would make the host wait.
         for name, count in self._in_step.items():
             self.statistics.add(f"{name}/empty_steps", count == 0)
-        if self.loop is not None and self.loop.base is None and self._in_step:
-            self.loop.keep_base(self.statistics)
         self._in_step = {}
+        for name in ("task", "term"):
+            self.statistics.add(name, 0.0, weight=1.0)
+
+    def record(self, task: Tensor, term: Tensor) -> None:
+        """Note what a micro-batch adds to its optimizer step's loss, by the task and by the term."""
+        self.statistics.add("task", task, weight=0.0)
+        self.statistics.add("term", term, weight=0.0)
+
+    def _refuse_empty(self, whose: str, count: Tensor) -> None:
+        count = ranks.sum_over(count) if self.across_ranks else count
+        if count == 0:
+            raise ValueError(
+                f"{whose} selects no position of the first step's batches; check the data set's labels (or completion "
+                "mask), or choose another scope"
+            )
 
     def prove_gradient(self) -> None:
         """Check, on a reference text, that the lowest penalised layer's z has a gradient at parameters that train.
@@ -195,8 +209,8 @@ class Term:
         gate, k, layers = Gate(), self.vectors.index(penalty.emotion), self._rows(penalty)
         z_LBT = [gate.on(torch.stack([one.penalised[r][..., k].to(self._device) for r in layers])) for one in passes]
         part = over_scope(penalty, z_LBT, batches, scale)
-        self._in_step[penalty.name] = self._in_step.get(penalty.name, 0) + part.positions
-        return self._gated(penalty, weight * part.value, part.mean, gate)
+        self._in_step[penalty.name] = self._in_step.get(penalty.name, 0) + part.everywhere
+        return self._gated(penalty, weight * part.value, part.total, part.inside, gate)
 
     def _anchored(self, anchor: Anchor, weight: Tensor | float, step: int) -> Tensor:
         n = min(anchor.texts, len(self.reference))
@@ -205,11 +219,11 @@ class Term:
         z_nLP, base_nLP = self.reference.anchored(slice(turn * n, turn * n + n))
         z_Ln, base_Ln = (torch.stack([z[:, row, k] for row in layers]) for z in (z_nLP, base_nLP))
         part = anchored(anchor, gate.on(z_Ln), base_Ln)
-        return self._gated(anchor, weight * part, part.detach() / anchor.every, gate)
+        return self._gated(anchor, weight * part, part.detach() / anchor.every, torch.ones_like(part), gate)
 
-    def _gated(self, penalty: Penalty, part: Tensor, mean: Tensor, gate: Gate) -> Tensor:
+    def _gated(self, penalty: Penalty, part: Tensor, total: Tensor, count: Tensor, gate: Gate) -> Tensor:
         finite = gate.close_unless_finite(part)
-        self.statistics.add(f"{penalty.name}/penalty", mean.nan_to_num(0.0, 0.0, 0.0))
+        self.statistics.add(f"{penalty.name}/penalty", torch.where(gate.open, total, 0.0), count * gate.open)
         if self._proven:
             self.statistics.count("skipped", ~gate.open)
             return finite

@@ -4,6 +4,7 @@ Shapes: L layers, K emotions, D width, N reference texts, T tokens of a referenc
 """
 
 import difflib
+import hashlib
 import json
 import logging
 import os
@@ -108,6 +109,13 @@ class EmotionVectors:
     def width(self) -> int:
         """Size D of the residual stream."""
         return self.directions.shape[-1]
+
+    def fingerprint(self) -> str:
+        """A hash of names, directions and calibration: the same for the same vectors."""
+        digest = hashlib.sha256(repr((self.emotions, self.layers)).encode())
+        for name in _TENSORS:
+            digest.update(getattr(self, name).contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def index(self, emotion: str) -> int:
         """Position of an emotion among `emotions`.
