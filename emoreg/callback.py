@@ -27,7 +27,7 @@ from emoreg import checks, ranks
 from emoreg.metrics import term_metrics
 from emoreg.regularizer import Regularizer
 from emoreg.term import Term
-from emoreg.trainers import batch_of, is_scaled, scale_of
+from emoreg.trainers import batch_of, check_engine, is_scaled, scale_of
 
 
 class RegularizerCallback(TrainerCallback, ExportableState):
@@ -75,6 +75,7 @@ class RegularizerCallback(TrainerCallback, ExportableState):
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any):
         """Attach. By now the model is prepared and a checkpoint, if any, is loaded."""
         self.detach()
+        check_engine(self.trainer)
         with ExitStack() as stack:
             self._term = stack.enter_context(self.regularizer.attach(kwargs["model"]))
             self._restore(state)

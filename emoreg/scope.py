@@ -37,7 +37,7 @@ def check_scope(scope: Scope) -> None:
     if name not in _NAMED and not _LAST.fullmatch(name):
         raise ValueError(
             f"unknown scope {scope!r}; expected one of {', '.join(_NAMED)}, last:k, each perhaps after "
-            f"{', '.join(f'{rows}:' for rows in (*_ROWS, 'both'))}; or a function"
+            f"{', '.join(f'{rows}:' for rows in (*_ROWS, 'both'))}; or a function such as emoreg.Reasoning"
         )
 
 

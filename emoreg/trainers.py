@@ -7,6 +7,7 @@ is what it descends from.
 from collections.abc import Mapping
 from typing import Any
 
+from accelerate.utils import DistributedType
 from torch import Tensor
 from transformers import Trainer
 
@@ -31,6 +32,18 @@ def batch_of(trainer: Trainer, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         # A reward is of the whole text, and its batch does not say where the answer begins.
         batch.setdefault("labels", batch["input_ids"])
     return batch
+
+
+def check_engine(trainer: Trainer) -> None:
+    """Raise ValueError under an engine that shards the weights: vectors are checked against them, whole."""
+    kind = trainer.accelerator.distributed_type
+    plugin: Any = trainer.accelerator.state.deepspeed_plugin
+    shards = kind in (DistributedType.FSDP, DistributedType.MEGATRON_LM) or trainer.is_fsdp_enabled
+    if shards or (kind == DistributedType.DEEPSPEED and plugin.zero_stage == 3):
+        raise ValueError(
+            f"emoreg does not run under {kind.value} yet where it shards a model's weights; use DDP, or DeepSpeed's "
+            "ZeRO-1 or 2"
+        )
 
 
 def scale_of(trainer: Trainer, batch: Mapping[str, Tensor], num_items: Tensor | int | None) -> Scale:
