@@ -233,7 +233,8 @@ class TestRefusals:
     )
     def test_engines_that_shard_the_weights(self, kind, stage, refused):
         state = SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=stage))
-        trainer = SimpleNamespace(accelerator=SimpleNamespace(distributed_type=DistributedType[kind], state=state))
+        accelerator = SimpleNamespace(distributed_type=DistributedType[kind], state=state)
+        trainer = SimpleNamespace(accelerator=accelerator, is_fsdp_enabled=kind == "FSDP")
         # Without the check of types that tests run under: it is no Trainer.
         check = getattr(check_engine, "__wrapped__", check_engine)
         if refused:
