@@ -82,6 +82,9 @@ class RegularizerCallback(TrainerCallback, ExportableState):
             if self.trainer.accelerator.num_processes > 1:
                 self._same_on_all_ranks()
                 self._term.across_ranks = True
+            if self.trainer.accelerator.process_index > 0:
+                # A checkpoint holds the first rank's: to be added up once.
+                self._term.statistics.forget_values()
             self._term.reader.mode = "off"
             self._term.reader.scaler = self.trainer.accelerator.scaler
             stack.callback(_replace(self.trainer, "compute_loss", self._computing_loss))

@@ -53,6 +53,14 @@ class Statistics:
         self._numbers: dict[str, tuple[Tensor, Tensor]] = {}
         self._counts: set[str] = set()
 
+    def forget_values(self) -> None:
+        """`reset`, but for which named numbers there are."""
+        names, counts = list(self._numbers), self._counts
+        self.reset()
+        self._counts = counts
+        for name in names:
+            self.add(name, 0.0, weight=0.0)
+
     @torch.no_grad()
     def update(self, z_LBTK: Sequence[Float[Tensor, "B T K"]], scope_BT: Bool[Tensor, "B T"]) -> None:
         """Add one forward pass: z at each of the L layers, of which the positions in scope count."""

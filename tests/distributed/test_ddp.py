@@ -24,14 +24,17 @@ def fixed_completions(self, prompt_ids, *args, **kwargs):
     return found, None
 
 
-def train(rank, folder, name, per_device, accumulation, schedule=None, vectors_seed=0, penalties=None, data=None):
+def train(
+    rank, folder, name, per_device, accumulation, schedule=None, vectors_seed=0, penalties=None, resume=None, **options
+):
     GRPOTrainer._generate_single_turn = fixed_completions
     model = CASES[name].model()
     torch.manual_seed(0)
     trainer = CASES[name].trainer(
-        model, folder, data=rows(name) if data is None else data, max_steps=STEPS, learning_rate=1e-2, optim="sgd",
+        model, folder, data=rows(name), max_steps=STEPS, learning_rate=1e-2, optim="sgd",
         lr_scheduler_type="constant", per_device_train_batch_size=per_device,
         gradient_accumulation_steps=accumulation, logging_steps=2,
+        **options,
     )  # fmt: skip
     if penalties is None:
         penalties = [*default_penalties(hinge=0.5), Band("calm", weight=0.5, low=-0.5, high=0.5)]
@@ -44,7 +47,7 @@ def train(rank, folder, name, per_device, accumulation, schedule=None, vectors_s
     emoreg.ranks.sum_over = counting
     regularizer = Regularizer(random_vectors(model, seed=vectors_seed), penalties, schedule=schedule)
     trainer.add_callback(RegularizerCallback(trainer, regularizer, gradient_every=100))
-    trainer.train()
+    trainer.train(resume_from_checkpoint=resume)
     logs = [{k: v for k, v in log.items() if k.startswith("emo")} for log in trainer.state.log_history]
     weights = {name: p.detach().clone() for name, p in model.named_parameters()}
     return {"weights": weights, "logs": [log for log in logs if log], "calls": calls}
@@ -93,6 +96,25 @@ def test_the_closed_loop_comes_to_the_same_weight_on_every_rank_and_on_one(tmp_p
     assert factors[1] == pytest.approx(factors[0], rel=1e-5)
     assert len(set(factors[0])) > 1
     assert apart(two[0]["weights"], one["weights"]) <= 1e-5
+
+
+def broken_off(rank, folder, resume):
+    """Two runs in one folder of all ranks: to the end, saving at step 3, and from there again."""
+    options = {"save_strategy": "steps", "save_steps": 3, "schedule": Target("desperate", above_base=-0.2)}
+    return train(rank, folder.parent / "run", "SFT", 2, 2, resume=resume, **options)
+
+
+def test_two_ranks_go_on_from_a_checkpoint(tmp_path):
+    unbroken = run(2, broken_off, tmp_path, None)
+    resumed = run(2, broken_off, tmp_path, str(tmp_path / "run" / "checkpoint-3"))
+    assert apart(resumed[0]["weights"], resumed[1]["weights"]) == 0.0
+    assert resumed[0]["logs"] == resumed[1]["logs"]
+    # The first log is of before. The second holds, of the step before the checkpoint, the first rank's share alone, so
+    # that the closed loop comes to slightly another weight for the last two steps.
+    assert resumed[0]["logs"][0] == unbroken[0]["logs"][0]
+    for metric in ("emotion/desperate/mean", "emoreg/task", "emoreg/term"):
+        assert resumed[0]["logs"][1][metric] == pytest.approx(unbroken[0]["logs"][1][metric], rel=0.3)
+    assert apart(resumed[0]["weights"], unbroken[0]["weights"]) <= 1e-3
 
 
 def other_vectors(rank, folder):
