@@ -26,12 +26,11 @@ def term_metrics(term: Term, training: bool) -> dict[str, float]:
     statistics = term.statistics if training else term.eval_statistics
     tables, numbers = statistics.read(term.across_ranks)
     statistics.reset()
-    if not tables:
-        return {}
+    # Before anything else: a window with no position at all has no tables, and is the one to refuse.
+    _refuse_empty(numbers, torch.distributed.get_world_size() if term.across_ranks else 1)
     if term.non_finite == "stop":
         _refuse_non_finite(statistics, tables, numbers)
-    _refuse_empty(numbers, torch.distributed.get_world_size() if term.across_ranks else 1)
-    if training:
+    if training and tables:
         neutral = term.reference.drift().cpu()
         tables |= {"neutral": neutral, "contrast": tables["mean"] - neutral}
         numbers |= _seek_target(term, tables, numbers)
@@ -60,9 +59,9 @@ def _seek_target(term: Term, tables: dict[str, Tensor], numbers: dict[str, float
 
 
 def _refuse_non_finite(statistics: Statistics, tables: dict[str, Tensor], numbers: dict[str, float]) -> None:
-    bad = ~tables["mean"].isfinite()
-    if bad.any():
-        row, k = bad.nonzero()[0].tolist()
+    bad = [] if not tables else (~tables["mean"].isfinite()).nonzero().tolist()
+    if bad:
+        row, k = bad[0]
         raise ValueError(
             f"readings of {statistics.emotions[k]!r} at layer {statistics.layers[row]} are not finite: the model's "
             "hidden states hold NaN or inf; lower the learning rate or look at the task loss"

@@ -70,6 +70,9 @@ class Target:
 
     The `Hinge` and `Band` penalties of that emotion start from their own weights and are multiplied by one factor that
     is sought at each log; anchors keep theirs.
+
+    The callback does this at the trainer's logs. A loop of one's own calls `emoreg.term.Term.record` with each loss and
+    `emoreg.metrics.term_metrics` now and then; without, the weights stay what they were.
     """
 
     emotion: str = field(kw_only=False)

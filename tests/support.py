@@ -1,6 +1,7 @@
 """What several tests need: vectors of a tiny model, batches of uneven length, and a real SFT trainer on them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -11,6 +12,12 @@ from trl import SFTConfig, SFTTrainer
 from emoreg import EmotionVectors
 from emoreg.provenance import Provenance, config_hash, sample_weights
 from emoreg.residual import depth, width
+
+QUIET: dict[str, Any] = {
+    "activation_checkpointing": False, "bf16": False, "use_cpu": True, "report_to": [], "disable_tqdm": True,
+    "save_strategy": "no", "seed": 0,
+}  # fmt: skip
+"""What every trainer of a test is told: fp32 on the CPU, seeded; it saves and reports nothing."""
 
 EMOTIONS = ("desperate", "calm", "sad")
 
@@ -84,13 +91,7 @@ def sft_trainer(
         "logging_steps": 1,
         "learning_rate": 1e-2,
         "completion_only_loss": True,
-        "activation_checkpointing": False,
-        "bf16": False,
-        "use_cpu": True,
-        "report_to": [],
-        "disable_tqdm": True,
-        "save_strategy": "no",
-        "seed": 0,
+        **QUIET,
     }
     args = SFTConfig(output_dir=str(output_dir), **(settings | options))
     rows = uneven_rows() if rows is None else rows

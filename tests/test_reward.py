@@ -12,7 +12,7 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from emoreg import Anchor, Band, EmotionReward, Hinge
 from emoreg.residual import unwrap
 from tests import tiny
-from tests.support import random_vectors
+from tests.support import QUIET, random_vectors
 
 TEXTS = ["Is it open?", "What is on the list?", "Who?", "When does it close, and who has the key?"]
 CHATS = [[{"role": "user", "content": text}] for text in TEXTS]
@@ -30,14 +30,8 @@ def trainer_of(model, reward_funcs, output_dir, kind=GRPOTrainer, prompts=TEXTS,
         "max_steps": 2,
         "logging_steps": 1,
         "learning_rate": 1e-2,
-        "gradient_checkpointing": False,
         "beta": 0.0,
-        "bf16": False,
-        "use_cpu": True,
-        "report_to": [],
-        "disable_tqdm": True,
-        "save_strategy": "no",
-        "seed": 0,
+        **QUIET,
     }
     data = Dataset.from_list([{"prompt": prompt} for prompt in prompts * 4])
     return kind(

@@ -1,5 +1,7 @@
 """Streamed statistics against the same figures computed at once, in numpy."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -83,3 +85,30 @@ def test_named_numbers_are_averaged_and_reset():
     assert statistics.read()[1] == {"term": pytest.approx(3.0)}
     statistics.reset()
     assert statistics.read() == ({}, {})
+
+
+def test_forgetting_values_keeps_the_names_of_numbers():
+    """Ranks add numbers up by their order, so each must have the same ones."""
+    statistics = filled()
+    statistics.add("term", 3.0)
+    statistics.count("skipped", 2.0)
+    statistics.forget_values()
+    assert statistics.read() == ({}, {"term": 0.0, "skipped": 0.0})
+    statistics.add("term", 5.0)
+    assert statistics.read()[1]["term"] == pytest.approx(5.0)
+
+
+def test_it_goes_on_from_its_state_exactly():
+    statistics, other = filled(), Statistics(EMOTIONS, LAYERS, THRESHOLDS, torch.device("cpu"))
+    statistics.add("term", 0.1, weight=0.3)
+    statistics.count("skipped", 2.0)
+    other.load_state(json.loads(json.dumps(statistics.state())))
+    (ours, numbers), (theirs, their_numbers) = other.read(), statistics.read()
+    assert numbers == their_numbers
+    assert all(torch.equal(ours[figure], theirs[figure]) for figure in theirs)
+
+
+def test_a_state_of_other_layers_is_refused():
+    other = Statistics(EMOTIONS, LAYERS[:-1], THRESHOLDS, torch.device("cpu"))
+    with pytest.raises(ValueError, match="resume with the vectors, layers and emotions that the run began with"):
+        other.load_state(filled().state())

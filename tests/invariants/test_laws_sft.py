@@ -174,6 +174,20 @@ class TestFailClosed:
         with pytest.raises(ValueError, match="selected no position for a whole step"):
             self.train(tiny_llama(), tiny_tokenizer, tmp_path, vectors, [Hinge("desperate", scope=at_first_only)])
 
+    def test_a_window_that_has_nothing_in_any_scope(self, tiny_llama, tiny_tokenizer, tmp_path):
+        """The statistics' own scope too: there is nothing to log, and the run must not go on silently for that."""
+        model = tiny_llama()
+
+        def at_first_step_only(inputs):
+            return torch.full_like(inputs["input_ids"], trainer.state.global_step == 0).bool()
+
+        trainer = sft_trainer(model, tiny_tokenizer, tmp_path)
+        penalties = [Hinge("desperate", scope=at_first_step_only)]
+        regularizer = Regularizer(random_vectors(model), penalties, scope=at_first_step_only)
+        trainer.add_callback(RegularizerCallback(trainer, regularizer))
+        with pytest.raises(ValueError, match="selected no position for a whole step"):
+            trainer.train()
+
     def test_no_trainable_parameter_below_the_term(self, tiny_llama, tiny_tokenizer, tmp_path):
         model = tiny_llama()
         vectors = random_vectors(model, layers=[0, 1])
@@ -252,6 +266,19 @@ class TestOnlyTheTrainingForwardCounts:
             for rows in (slice(0, 3), slice(3, 4), slice(4, 5)):
                 model(**{name: value[rows] for name, value in batch.items()})
             assert term.loss(batch).item() == pytest.approx(whole.item(), rel=1e-5)
+
+    def test_what_a_pass_that_does_not_count_was_given_is_not_the_next_ones(self, tiny_llama):
+        """A trainer may run the whole model without grad, and then its decoder alone."""
+        model, batch = tiny_llama(), padded(uneven_rows(3))
+        with Regularizer(random_vectors(model), [Hinge("desperate", threshold=-1.0, scope="all")]).attach(
+            model
+        ) as term:
+            model.model(input_ids=batch["input_ids"])
+            expected = term.loss().item()
+            with torch.no_grad():
+                model(**batch)
+            model.model(input_ids=batch["input_ids"])
+            assert term.loss().item() == expected
 
     def test_a_term_without_a_pass_is_refused(self, tiny_llama):
         model, batch = tiny_llama(), padded(uneven_rows(3))

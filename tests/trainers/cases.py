@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from tests import tiny
-from tests.support import uneven_rows
+from tests.support import QUIET, uneven_rows
 
 PROMPTS = ["ab cd", "the list", "x", "some longer words", "no one", "w", "ten or so", "why not"]
 GOOD = [" it is so", " ok", " a reply that goes on", " yes", " four", " five words in all", " y", " done"]
@@ -76,14 +76,8 @@ class Case:
             "max_steps": 1,
             "learning_rate": 0.0,
             "max_grad_norm": 0.0,
-            "activation_checkpointing": False,
-            "bf16": False,
-            "use_cpu": True,
-            "report_to": [],
-            "disable_tqdm": True,
             "logging_steps": 1,
-            "save_strategy": "no",
-            "seed": 0,
+            **QUIET,
         }
         where = import_module(self.module)
         args = getattr(where, "TrainingArguments" if self.name == "Trainer" else f"{self.name}Config")(

@@ -16,7 +16,7 @@ from trl.models.activation_offloading import get_act_offloading_ctx_manager
 
 from emoreg import Band, Hinge, Regularizer, RegularizerCallback
 from emoreg.residual import backbone
-from tests.support import KeepGradients, gradients, padded, random_vectors, sft_trainer, uneven_rows
+from tests.support import QUIET, KeepGradients, gradients, padded, random_vectors, sft_trainer, uneven_rows
 
 HINGE = Hinge("desperate", weight=0.5, threshold=-0.5)
 BAND = Band("calm", weight=0.7, low=-0.2, high=0.3)
@@ -26,8 +26,6 @@ ONE_STEP = {
 }  # fmt: skip
 
 PAIRS = [("ab", "cdef", "ghi"), ("c", "xy", "abcde"), ("hello", "i", "jk"), ("d", "mnop", "q")]
-QUIET = {"bf16": False, "use_cpu": True, "report_to": [], "disable_tqdm": True, "save_strategy": "no",
-         "activation_checkpointing": False, "seed": 0}  # fmt: skip
 
 
 def hidden_states(model: nn.Module, ids: Tensor, mask: Tensor) -> list[Tensor]:
