@@ -1,7 +1,7 @@
 """`RegularizerCallback`: puts a regularizer's term into a trainer's loss, and its statistics into the trainer's log.
 
-It, `emoreg.trainers` and `emoreg.reward` alone know transformers' and TRL's trainers. A `TrainerCallback` cannot change the
-loss, so the trainer's own `compute_loss` is wrapped while it trains: the term then goes through the trainer's scaling
+It, `emoreg.trainers` and `emoreg.reward` alone know transformers' and TRL's trainers. A `TrainerCallback` cannot change
+the loss, so the trainer's own `compute_loss` is wrapped while it trains: the term then goes through its scaling
 (accumulation, GradScaler, DeepSpeed) like the task loss does.
 """
 

@@ -270,9 +270,8 @@ class TestOnlyTheTrainingForwardCounts:
     def test_what_a_pass_that_does_not_count_was_given_is_not_the_next_ones(self, tiny_llama):
         """A trainer may run the whole model without grad, and then its decoder alone."""
         model, batch = tiny_llama(), padded(uneven_rows(3))
-        with Regularizer(random_vectors(model), [Hinge("desperate", threshold=-1.0, scope="all")]).attach(
-            model
-        ) as term:
+        penalties = [Hinge("desperate", threshold=-1.0, scope="all")]
+        with Regularizer(random_vectors(model), penalties, scope="all").attach(model) as term:
             model.model(input_ids=batch["input_ids"])
             expected = term.loss().item()
             with torch.no_grad():
