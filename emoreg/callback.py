@@ -89,6 +89,7 @@ class RegularizerCallback(TrainerCallback, ExportableState):
             self._term.reader.scaler = self.trainer.accelerator.scaler
             stack.callback(_replace(self.trainer, "compute_loss", self._computing_loss))
             stack.callback(_replace(self.trainer, "log", self._logging))
+            stack.callback(_replace(self.trainer, "_save_checkpoint", self._saving))
             for callback in self.trainer.callback_handler.callbacks:
                 if isinstance(callback, PrinterCallback | ProgressCallback):
                     stack.callback(_replace(callback, "on_log", self._printing))
@@ -106,8 +107,6 @@ class RegularizerCallback(TrainerCallback, ExportableState):
                 f"{type(self.trainer).__name__} makes its training step without calling compute_loss, so no term can "
                 "join its loss; use a trainer that does, or Regularizer.attach in a loop of your own"
             )
-        assert self._term is not None
-        self._term.close_step()
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any):
         """Detach."""
@@ -207,6 +206,9 @@ class RegularizerCallback(TrainerCallback, ExportableState):
                 with self.trainer.accelerator.autocast():
                     scale = scale_of(self.trainer, batch, kwargs.get("num_items_in_batch"))
                     added = term.loss(batch, step=step, scale=scale)
+                # Before its backward, in which DeepSpeed moves the weights.
+                if self.trainer.accelerator.sync_gradients:
+                    term.close_step()
             self._record(term, loss, added, kwargs.get("num_items_in_batch"))
             self._computed = True
             loss = loss + added if added.requires_grad else loss
@@ -228,6 +230,17 @@ class RegularizerCallback(TrainerCallback, ExportableState):
             return log(logs, *args, **kwargs)
 
         return with_metrics
+
+    def _saving(self, save_checkpoint: Callable) -> Callable:
+        @wraps(save_checkpoint)
+        def with_all_ranks(*args: Any, **kwargs: Any):
+            assert self._term is not None
+            if self._term.across_ranks:
+                # What is saved is the first rank's.
+                self._term.statistics.move_to_first_rank()
+            return save_checkpoint(*args, **kwargs)
+
+        return with_all_ranks
 
     def _printing(self, on_log: Callable) -> Callable:
         # The history and the reporters get every figure; a console line has room for a few.

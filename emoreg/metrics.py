@@ -17,7 +17,8 @@ def term_metrics(term: Term, training: bool) -> dict[str, float]:
 
     Under ``emoreg/``: ``<penalty>/penalty`` (before its weight), ``<penalty>/weight``, ``term`` and ``task`` (what
     they add to an optimizer step's loss), ``share`` (the term's part of the whole loss),
-    ``gradient/term/layer_<l>`` and ``gradient/task/layer_<l>``, ``skipped`` (parts of the term that were not finite),
+    ``gradient/term/layer_<l>`` and ``gradient/task/layer_<l>`` (norms over the batch of an optimizer step, the root of
+    the mean square over the steps at which they were measured), ``skipped`` (parts of the term that were not finite),
     and of a `Target` ``target/limit``, ``off``, ``factor`` and ``over_budget``.
 
     Raises:
@@ -26,8 +27,10 @@ def term_metrics(term: Term, training: bool) -> dict[str, float]:
     statistics = term.statistics if training else term.eval_statistics
     tables, numbers = statistics.read(term.across_ranks)
     statistics.reset()
+    n_ranks = torch.distributed.get_world_size() if term.across_ranks else 1
     # Before anything else: a window with no position at all has no tables, and is the one to refuse.
-    _refuse_empty(numbers, torch.distributed.get_world_size() if term.across_ranks else 1)
+    _refuse_empty(numbers, n_ranks)
+    _gradient_norms(numbers, n_ranks)
     if term.non_finite == "stop":
         _refuse_non_finite(statistics, tables, numbers)
     if training and tables:
@@ -71,6 +74,14 @@ def _refuse_non_finite(statistics: Statistics, tables: dict[str, Tensor], number
             f"{numbers['skipped']:.0f} parts of the term were not finite since the last log; they were left out of the "
             'gradient. Lower the penalty\'s weight, or go on without them by non_finite="skip"'
         )
+
+
+def _gradient_norms(numbers: dict[str, float], n_ranks: int) -> None:
+    # Every rank counts its steps, and trainers divide what ranks add up to by their number.
+    steps = numbers.pop("gradient/steps", 0.0) / n_ranks
+    for name in numbers:
+        if name.startswith("gradient/"):
+            numbers[name] = (numbers[name] / steps) ** 0.5 / n_ranks
 
 
 def _refuse_empty(numbers: dict[str, float], n_ranks: int) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
 
@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from emoreg.residual import text_config, unwrap
+from emoreg.residual import text_config
+from emoreg.sharded import gathered, whole_matrices
 
 _SAMPLED_MATRICES, _SAMPLED_VALUES = 64, 64
 _ARCHITECTURE = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
@@ -67,21 +68,32 @@ def config_hash(model: nn.Module) -> str:
     return text_hash([json.dumps({name: getattr(config, name, None) for name in _ARCHITECTURE}, sort_keys=True)])
 
 
-def _matrices(model: nn.Module) -> dict[str, Tensor]:
+def _matrices(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     # peft renames what it wraps ("q_proj.base_layer.weight") and adds matrices of its own ("lora_A").
-    named = ((name.replace(".base_layer", ""), p) for name, p in unwrap(model).named_parameters())
-    return {name: p for name, p in named if p.ndim >= 2 and p.is_floating_point() and "lora_" not in name}
+    for name, p in whole_matrices(model):
+        if p.is_floating_point() and "lora_" not in name:
+            yield name.replace(".base_layer", ""), p
 
 
 @torch.no_grad()
 def sample_weights(model: nn.Module) -> dict[str, Float[Tensor, " n"]]:
     """A fingerprint: evenly spaced values of evenly spaced weight matrices, fp32 on the host, under their names.
 
-    Norm scales and biases are left out: they are alike in unrelated models.
+    Norm scales and biases are left out: they are alike in unrelated models. Of a sharded model every rank must ask.
     """
-    matrices = sorted(_matrices(model).items())
-    chosen = matrices[:: max(1, len(matrices) // _SAMPLED_MATRICES)][:_SAMPLED_MATRICES]
-    return {name: _spread(p) for name, p in chosen}
+    names = sorted(name for name, _ in _matrices(model))
+    chosen = names[:: max(1, len(names) // _SAMPLED_MATRICES)][:_SAMPLED_MATRICES]
+    sample = _spread_of(model, chosen)
+    return {name: sample[name] for name in chosen}
+
+
+def _spread_of(model: nn.Module, names: Container[str]) -> dict[str, Float[Tensor, " n"]]:
+    spread = {}
+    for name, p in _matrices(model):
+        if name in names:
+            with gathered(p) as whole:
+                spread[name] = _spread(whole)
+    return spread
 
 
 def _spread(parameter: Tensor) -> Float[Tensor, " n"]:
@@ -98,12 +110,11 @@ def weight_distance(model: nn.Module, sample: dict[str, Tensor]) -> float:
     model of the same architecture. Matrices that the model no longer holds as floats (a quantised base) are left out;
     infinite if none is left to compare.
     """
-    matrices = _matrices(model)
-    shared = [name for name in sample if name in matrices]
+    found = _spread_of(model, sample)
+    shared = [name for name in sample if name in found]
     if not shared:
         return float("inf")
-    then = torch.cat([sample[name] for name in shared])
-    now = [_spread(matrices[name]) for name in shared]
-    if any(a.shape != sample[name].shape for a, name in zip(now, shared, strict=True)):
+    then, now = (torch.cat([of[name] for name in shared]) for of in (sample, found))
+    if now.shape != then.shape:
         return float("inf")
-    return float((torch.cat(now) - then).norm() / then.norm())
+    return float((now - then).norm() / then.norm())

@@ -48,6 +48,8 @@ class Reader:
         were active at the start: with others, or none, the model is its own reference."""
         self.watch_gradient = False
         """Whether passes measure, in their backward, the term's gradient at each layer against the task's."""
+        self.watched = False
+        """Whether any has since this was last set to False."""
         self.scaler: torch.amp.GradScaler | None = None
         """What multiplies the loss before its backward, in fp16: measured gradients are divided by it."""
         self._model, self._inner = model, unwrap(model)
@@ -78,6 +80,7 @@ class Reader:
         before = self.mode, self.watch_gradient, self._passes, self._given
         self._passes, self._given = [], {}
         self.mode, self.watch_gradient = mode, watch_gradient
+        self.watched = self.watched or watch_gradient
         try:
             yield
         finally:
@@ -145,7 +148,8 @@ class Reader:
         if self.scaler is not None:
             # Not get_scale(): it would make the host wait.
             norm = norm / self.scaler.scale(torch.ones_like(norm))
-        self._statistics.add(f"gradient/{whose}/layer_{layer}", norm)
+        # Micro-batches and ranks have positions of their own: squares add up to that of the whole batch.
+        self._statistics.count(f"gradient/{whose}/layer_{layer}", norm.square())
 
     def _read(self, layer: int, hidden_BTD: Tensor) -> None:
         if layer not in self._constants:

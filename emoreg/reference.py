@@ -3,12 +3,16 @@
 Shapes: N reference texts, T positions, n the tokens that count among them, L layers, K emotions, P penalised.
 """
 
+from collections import deque
+from inspect import signature
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from emoreg.reader import Reader
-from emoreg.residual import backbone, evaluating, learns_prompt
+from emoreg.residual import backbone, evaluating, learns_prompt, unwrap
+from emoreg.sharded import compute_device, is_sharded
 from emoreg.vectors import EmotionVectors
 
 
@@ -16,9 +20,12 @@ class Reference:
     """The reference texts of a set of vectors, on a model's device."""
 
     def __init__(self, vectors: EmotionVectors, model: nn.Module, reader: Reader):
-        device = next(model.parameters()).device
+        device = compute_device(model)
         mask_NT = vectors.reference_mask
         self._model, self._reader = model, reader
+        # A learned prompt comes in, and a sharded model is gathered, by the whole only; else its decoder will do.
+        self._whole = learns_prompt(model) or is_sharded(model)
+        self._trims_head = "logits_to_keep" in signature(unwrap(model).forward).parameters
         self._ids_NT = vectors.reference_ids.to(device)
         # Attention also needs what does not count (BOS): everything up to a text's last token.
         self._attention_NT = mask_NT.flip(1).cummax(1).values.flip(1).long().to(device)
@@ -59,11 +66,16 @@ class Reference:
         first = slice(0, 1)
         with evaluating(self._model), torch.enable_grad():
             z = self._tokens(self._penalised(first), first)[:, row].mean()
-        parameters = [p for p in self._model.parameters() if p.requires_grad]
-        if not z.requires_grad or not parameters:
+        if not z.requires_grad:
             return 0.0
-        gradients = torch.autograd.grad(z, parameters, allow_unused=True)
-        return sum(g.float().square().sum().item() for g in gradients if g is not None) ** 0.5
+        leaves = _leaves(z)
+        # A few at a time, from the nearest on: one will do, and an engine that shards them gathers what is asked for.
+        for few in (leaves[at : at + 8] for at in range(0, len(leaves), 8)):
+            gradients = torch.autograd.grad(z, few, allow_unused=True, retain_graph=True)
+            norm = sum(g.float().square().sum().item() for g in gradients if g is not None) ** 0.5
+            if norm:
+                return norm
+        return 0.0
 
     def _penalised(self, texts: slice) -> Float[Tensor, "N T L P"]:
         with self._reader.reading("train"):
@@ -71,11 +83,30 @@ class Reference:
             return torch.stack(self._reader.take()[0].penalised, 2)
 
     def _forward(self, texts: slice) -> None:
-        # A learned prompt or prefix comes in with the whole model only; else its decoder will do, without the head.
-        model = self._model if learns_prompt(self._model) else backbone(self._model)
-        model(input_ids=self._ids_NT[texts], attention_mask=self._attention_NT[texts], use_cache=False)
+        inputs = {"input_ids": self._ids_NT[texts], "attention_mask": self._attention_NT[texts], "use_cache": False}
+        if not self._whole:
+            backbone(self._model)(**inputs)
+        elif self._trims_head:
+            self._model(**inputs, logits_to_keep=1)
+        else:
+            self._model(**inputs)
 
     def _tokens(self, z_NTLK: Tensor, texts: slice) -> Float[Tensor, "n L K"]:
         T = z_NTLK.shape[1]
         chosen = torch.cat([number * T + positions for number, positions in enumerate(self._counting[texts])])
         return z_NTLK.flatten(0, 1)[chosen.to(z_NTLK.device)]
+
+
+def _leaves(z: Tensor) -> list[nn.Parameter]:
+    """The parameters in a tensor's graph, the nearest first: what FSDP trains, say, is not what a model lists."""
+    assert z.grad_fn is not None
+    found, seen, queue = [], {z.grad_fn}, deque([z.grad_fn])
+    while queue:
+        node = queue.popleft()
+        variable = getattr(node, "variable", None)
+        if isinstance(variable, nn.Parameter):
+            found.append(variable)
+        later = [one for one, _ in node.next_functions if one is not None and one not in seen]
+        seen.update(later)
+        queue.extend(later)
+    return found

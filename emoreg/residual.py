@@ -14,11 +14,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
+# By name, so that DeepSpeed need not be installed.
+_ENGINES = ("DistributedDataParallel", "FullyShardedDataParallel", "DeepSpeedEngine")
+
 OnBlock = Callable[[int, Tensor], Tensor | None]
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The transformers model inside wrappers of torch (DDP, compile) and peft."""
+    """The transformers model inside wrappers of torch (DDP, FSDP, compile), DeepSpeed and peft."""
     return _wrappers(model)[-1]
 
 
@@ -57,7 +60,7 @@ def _wrappers(model: nn.Module) -> list[nn.Module]:
             inner = cast(Any, model).get_base_model()
         elif hasattr(model, "_orig_mod"):  # torch.compile
             inner = model._orig_mod
-        elif isinstance(model, nn.parallel.DistributedDataParallel):
+        elif any(kind.__name__ in _ENGINES for kind in type(model).__mro__):
             inner = model.module
         if inner is None or inner is model:
             return found

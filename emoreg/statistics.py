@@ -62,6 +62,18 @@ class Statistics:
             self.add(name, 0.0, weight=0.0)
 
     @torch.no_grad()
+    def move_to_first_rank(self) -> None:
+        """Add up the statistics of all ranks on the first, and leave none on the others; each must come by."""
+        sums, maxima = self._packed(across_ranks=True)
+        if torch.distributed.get_rank() > 0:
+            self.forget_values()
+            return
+        count, moments, bins, numbers = self._unpacked(sums)
+        for mine, everyone in ((self._count, count), (self._sums, moments), (self._bins, bins), (self._max, maxima)):
+            mine.copy_(everyone)
+        self._numbers = {name: (pair[0], pair[1]) for name, pair in zip(sorted(self._numbers), numbers, strict=True)}
+
+    @torch.no_grad()
     def update(self, z_LBTK: Sequence[Float[Tensor, "B T K"]], scope_BT: Bool[Tensor, "B T"]) -> None:
         """Add one forward pass: z at each of the L layers, of which the positions in scope count."""
         self._count += scope_BT.sum()
@@ -110,19 +122,15 @@ class Statistics:
         Returns:
             Each of `FIGURES` as an (L, K) table, empty if no position was in scope; and each named number.
         """
-        names = sorted(self._numbers)  # in the same order on every rank
-        pairs = [value for name in names for value in self._numbers[name]]
-        parts = [self._count, self._sums, self._bins, *pairs]
-        sums, maxima = torch.cat([part.flatten().to(self._dtype) for part in parts]), self._max.to(self._dtype)
-        if across_ranks:
-            sums, flat = ranks.sum_and_max_over(sums, maxima.flatten())
-            maxima = flat.view_as(maxima)
-        count, moments, bins, *pairs = sums.split([1, self._sums.numel(), self._bins.numel(), *[1] * len(pairs)])
-        tables = torch.stack([*moments.view_as(self._sums), maxima, self._p95(bins.view(self._bins.shape))])
-        found = torch.cat([count, tables.flatten(), *pairs]).cpu()
+        sums, maxima = self._packed(across_ranks)
+        count, moments, bins, numbers = self._unpacked(sums)
+        tables = torch.stack([*moments, maxima, self._p95(bins)])
+        found = torch.cat([count[None], tables.flatten(), numbers.flatten()]).cpu()
         count, rest = found[0], found[1 : 1 + tables.numel()].view(tables.shape)
         means = {}
-        for name, (total, weight) in zip(names, found[1 + tables.numel() :].view(-1, 2).tolist(), strict=True):
+        for name, (total, weight) in zip(
+            sorted(self._numbers), found[1 + tables.numel() :].view(-1, 2).tolist(), strict=True
+        ):
             means[name] = total if name in self._counts else total / weight if weight else 0.0
         if count == 0:
             return {}, means
@@ -130,6 +138,22 @@ class Statistics:
         # A NaN variance must stay one: clamp keeps it, and whoever logs can see it.
         sd = (square - mean.square()).clamp(min=0).sqrt()
         return dict(zip(FIGURES, (mean, sd, rest[4], rest[3], above), strict=True)), means
+
+    def _packed(self, across_ranks: bool) -> tuple[Tensor, Tensor]:
+        """All sums in one row, and the maxima."""
+        pairs = [value for name in sorted(self._numbers) for value in self._numbers[name]]  # so on every rank
+        parts = [self._count, self._sums, self._bins, *pairs]
+        sums, maxima = torch.cat([part.flatten().to(self._dtype) for part in parts]), self._max.to(self._dtype)
+        if across_ranks:
+            sums, flat = ranks.sum_and_max_over(sums, maxima.flatten())
+            maxima = flat.view_as(maxima)
+        return sums, maxima
+
+    def _unpacked(self, sums: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Count, sums, histograms, and a row of total and weight for each named number."""
+        sizes = [1, self._sums.numel(), self._bins.numel(), 2 * len(self._numbers)]
+        count, moments, bins, numbers = sums.split(sizes)
+        return count[0], moments.view_as(self._sums), bins.view(self._bins.shape), numbers.view(-1, 2)
 
     def _p95(self, bins_LQK: Float[Tensor, "L Q K"]) -> Float[Tensor, "L K"]:
         cumulative = bins_LQK.cumsum(1)

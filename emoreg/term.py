@@ -17,6 +17,7 @@ from emoreg.reader import Pass, Reader
 from emoreg.reference import Reference
 from emoreg.schedules import ClosedLoop, Schedule, Target
 from emoreg.scope import Scope, positions, tokens
+from emoreg.sharded import compute_device
 from emoreg.statistics import Statistics
 from emoreg.vectors import EmotionVectors
 
@@ -43,7 +44,7 @@ class Term:
             schedule: optimizer step to a factor on every weight, or a target.
             non_finite: what a later part that is not finite does.
         """
-        device = next(model.parameters()).device
+        device = compute_device(model)
         self.vectors, self.penalties, self.scope = vectors, tuple(penalties), scope
         self.schedule, self.non_finite = schedule, non_finite
         edges = thresholds(penalties, vectors.emotions)
@@ -120,7 +121,7 @@ class Term:
         self._watch(self.eval_statistics, passes[:1], per_pass([passes[0].inputs], inputs or {}))
 
     def close_step(self) -> None:
-        """Call before an optimizer step whose last micro-batch is through; `loss` does when it sees a new step.
+        """Call once an optimizer step's last micro-batch is in `loss`, which does so itself when it sees a new step.
 
         Raises:
             ValueError: at the first step, if no position was in a penalty's scope, or in that of the statistics.
@@ -143,6 +144,9 @@ class Term:
         self._in_step = {}
         for name in ("task", "term"):
             self.statistics.add(name, 0.0, weight=1.0)
+        if self.reader.watched:
+            self.statistics.count("gradient/steps", 1.0)
+            self.reader.watched = False
 
     def record(self, task: Tensor, term: Tensor) -> None:
         """Note what a micro-batch adds to its optimizer step's loss, by the task and by the term."""

@@ -35,14 +35,18 @@ def batch_of(trainer: Trainer, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def check_engine(trainer: Trainer) -> None:
-    """Raise ValueError under an engine that shards the weights: vectors are checked against them, whole."""
-    kind = trainer.accelerator.distributed_type
-    plugin: Any = trainer.accelerator.state.deepspeed_plugin
-    shards = kind in (DistributedType.FSDP, DistributedType.MEGATRON_LM) or trainer.is_fsdp_enabled
-    if shards or (kind == DistributedType.DEEPSPEED and plugin.zero_stage == 3):
+    """Raise ValueError under an engine in which a rank does not see whole sequences at whole width."""
+    layout: Any = trainer.accelerator.parallelism_config
+    wanted = {
+        "DataParallel": trainer.args.n_gpu > 1,
+        "Megatron": trainer.accelerator.distributed_type == DistributedType.MEGATRON_LM,
+        "context parallelism": layout is not None and layout.cp_enabled,
+        "sequence parallelism (Ulysses)": layout is not None and layout.sp_enabled,
+    }
+    for engine in (name for name, found in wanted.items() if found):
         raise ValueError(
-            f"emoreg does not run under {kind.value} yet where it shards a model's weights; use DDP, or DeepSpeed's "
-            "ZeRO-1 or 2"
+            f"emoreg does not run under {engine}; use DDP, FSDP or DeepSpeed (`accelerate launch`, with a file of "
+            "configs/accelerate), or one GPU (CUDA_VISIBLE_DEVICES=0)"
         )
 
 

@@ -1,0 +1,52 @@
+"""Every engine that spreads a run over processes, as accelerate and transformers set it up, but on the CPU over gloo."""
+
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType
+from torch import Tensor
+from torch.distributed.fsdp import FullyShardedDataParallel
+from transformers import Trainer, TrainingArguments
+
+ENGINES = ("DDP", "FSDP2", "FSDP1", "ZeRO-1", "ZeRO-2", "ZeRO-3")
+
+
+def options(engine: str) -> dict[str, Any]:
+    """What a trainer's config is told. Call before it is made."""
+    kind, _, stage = engine.partition("-") if "-" in engine else (engine[:-1], "", engine[-1])
+    if kind == "FSDP":
+        _show_fsdp_to_accelerate()
+        # sync_module_states would look for a GPU.
+        config = {"version": int(stage), "sync_module_states": False, "state_dict_type": "SHARDED_STATE_DICT"}
+        return {"fsdp": True, "fsdp_config": config}
+    if kind == "ZeRO":
+        zero = {"stage": int(stage), "stage3_gather_16bit_weights_on_model_save": True}
+        auto = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
+        return {
+            "deepspeed": {
+                "zero_optimization": zero, "zero_allow_untested_optimizer": True, **dict.fromkeys(auto, "auto"),
+            }
+        }  # fmt: skip
+    return {}
+
+
+def _show_fsdp_to_accelerate() -> None:
+    """What accelerate would see on GPUs, from when a config has named the device: on a CPU it leaves FSDP out."""
+    named = TrainingArguments.__post_init__
+
+    def naming(self: TrainingArguments) -> None:
+        named(self)
+        PartialState._shared_state |= {"distributed_type": DistributedType.MULTI_GPU, "device": torch.device("cpu")}
+
+    TrainingArguments.__post_init__ = naming
+
+
+def weights(trainer: Trainer) -> dict[str, Tensor]:
+    """The model's weights as they would be saved: whole, on the first rank."""
+    model = trainer.model_wrapped
+    if isinstance(model, FullyShardedDataParallel):  # whose state_dict crashes on a CPU
+        with FullyShardedDataParallel.summon_full_params(model, writeback=False):
+            return {n.replace("_fsdp_wrapped_module.", ""): p.detach().clone() for n, p in model.named_parameters()}
+    state = trainer.accelerator.get_state_dict(model)
+    return {name: value.detach().clone() for name, value in (state or {}).items()}
