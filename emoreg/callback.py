@@ -11,6 +11,7 @@ from functools import wraps
 from typing import Any
 
 import torch
+from accelerate.utils import DistributedType
 from torch import Tensor
 from transformers import (
     PrinterCallback,
@@ -27,7 +28,7 @@ from emoreg import checks, ranks
 from emoreg.metrics import term_metrics
 from emoreg.regularizer import Regularizer
 from emoreg.term import Term
-from emoreg.trainers import batch_of, check_engine, is_scaled, scale_of
+from emoreg.trainers import backward_apart, batch_of, check_engine, is_scaled, scale_of
 
 
 class RegularizerCallback(TrainerCallback, ExportableState):
@@ -196,25 +197,38 @@ class RegularizerCallback(TrainerCallback, ExportableState):
             training = torch.is_grad_enabled()
             step = self.trainer.state.global_step
             watch = training and bool(term.penalties) and step % self.gradient_every == 0
+            num_items = kwargs.get("num_items_in_batch")
+            anchors = self._anchor(term, step) if training else None
             with term.reader.reading("train" if training else "eval", watch):
                 result = compute_loss(model, inputs, *args, **kwargs)
-                if not training:
+                if anchors is None:
                     term.observe(batch)
                     return result
                 loss, *outputs = result if isinstance(result, tuple) else (result,)
                 # Trainers autocast inside the model's forward; what the term runs beside it must match.
                 with self.trainer.accelerator.autocast():
-                    scale = scale_of(self.trainer, batch, kwargs.get("num_items_in_batch"))
-                    added = term.loss(batch, step=step, scale=scale)
+                    scale = scale_of(self.trainer, batch, num_items)
+                    added = term.loss(batch, step=step, scale=scale) + anchors * scale.once
                 # Before its backward, in which DeepSpeed moves the weights.
                 if self.trainer.accelerator.sync_gradients:
                     term.close_step()
-            self._record(term, loss, added, kwargs.get("num_items_in_batch"))
+            self._record(term, loss, added, num_items)
             self._computed = True
             loss = loss + added if added.requires_grad else loss
             return (loss, *outputs) if isinstance(result, tuple) else loss
 
         return with_term
+
+    def _anchor(self, term: Term, step: int) -> Tensor:
+        """Over several processes, the gradient of the anchors; returns their value, without it."""
+        accelerator = self.trainer.accelerator
+        if accelerator.distributed_type == DistributedType.NO:
+            return torch.zeros((), device=accelerator.device)
+        with accelerator.autocast():
+            anchors = term.anchors(step)
+        if anchors.requires_grad:
+            backward_apart(self.trainer, anchors)
+        return anchors.detach()
 
     def _record(self, term: Term, loss: Tensor, added: Tensor, num_items: Tensor | int | None) -> None:
         accumulation = self.trainer.current_gradient_accumulation_steps

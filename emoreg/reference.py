@@ -24,7 +24,7 @@ class Reference:
         mask_NT = vectors.reference_mask
         self._model, self._reader = model, reader
         # A learned prompt comes in, and a sharded model is gathered, by the whole only; else its decoder will do.
-        self._whole = learns_prompt(model) or is_sharded(model)
+        self._whole = learns_prompt(model) or (is_sharded(model) and not hasattr(next(model.parameters()), "ds_id"))
         self._trims_head = "logits_to_keep" in signature(unwrap(model).forward).parameters
         self._ids_NT = vectors.reference_ids.to(device)
         # Attention also needs what does not count (BOS): everything up to a text's last token.

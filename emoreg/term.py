@@ -85,31 +85,48 @@ class Term:
         """
         scale = Scale() if scale is None else scale
         every_call, step = step is None, self._step + 1 if step is None else step
-        first_of_step = step != self._step
-        if first_of_step:
-            self.close_step()
-            self._step = step
-        self._open = True
+        anchors = self.anchors(step, once=scale.once)
         passes = self.reader.take()
         batches = per_pass([one.inputs for one in passes], inputs or {})
         self._watch(self.statistics, passes, batches)
         if self._watched is not None:
             self._watched = self._watched + torch.stack([tokens(self.scope, batch).sum() for batch in batches]).sum()
-        parts: dict[str, Tensor] = {}
+        parts = [anchors]
         for penalty in self.penalties:
             weight = penalty.weight * self._factor(penalty, step)
             self.statistics.add(f"{penalty.name}/weight", weight)
             # At weight 0 nothing is computed: 0 times a penalty that is not finite would not be 0.
-            if weight == 0:
-                continue
-            if not isinstance(penalty, Anchor):
-                parts[penalty.name] = self._over_scope(penalty, weight, passes, batches, scale)
-            elif first_of_step and step % penalty.every == 0:
-                parts[penalty.name] = self._anchored(penalty, weight * scale.once, step)
-        self._tried = self._tried or bool(parts)
+            if weight and not isinstance(penalty, Anchor):
+                self._tried = True
+                parts.append(self._over_scope(penalty, weight, passes, batches, scale))
         if every_call:
             self.close_step()
-        return sum(parts.values(), torch.zeros((), device=self._device))
+        return torch.stack(parts).sum()
+
+    def anchors(self, step: int, *, once: Tensor | float = 1.0) -> Tensor:
+        """What anchors add to an optimizer step: a scalar at the first call with that step, then 0.
+
+        `loss` adds it, unless this was called before. A loop whose engine can have one graph through the weights at a
+        time (DDP, FSDP, DeepSpeed) calls it before its forward pass, and gives it a backward of its own.
+
+        Args:
+            step: as for `loss`.
+            once: factor.
+
+        Raises:
+            ValueError: at the first step with a weight, if an anchor has no gradient or is not finite.
+        """
+        parts = [torch.zeros((), device=self._device)]
+        if step == self._step:
+            return parts[0]
+        self.close_step()
+        self._step, self._open = step, True
+        for penalty in self.penalties:
+            weight = penalty.weight * self._factor(penalty, step)
+            if weight and isinstance(penalty, Anchor) and step % penalty.every == 0:
+                self._tried = True
+                parts.append(self._anchored(penalty, weight * once, step))
+        return torch.stack(parts).sum()
 
     def observe(self, inputs: Mapping[str, Any] | None = None) -> None:
         """Count the forward pass just made, under the reader's mode "eval", among the evaluation's statistics."""

@@ -50,6 +50,20 @@ def check_engine(trainer: Trainer) -> None:
         )
 
 
+def backward_apart(trainer: Trainer, loss: Tensor) -> None:
+    """The backward of what joins an optimizer step beside its micro-batches, before the first of them.
+
+    In the graph of a micro-batch it would be a second way through the same weights: DDP, and ZeRO under reentrant
+    checkpointing, refuse that; FSDP1 and ZeRO-3 keep the whole model gathered on every rank until both are through.
+    """
+    accelerator = trainer.accelerator
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        # Not the window's last micro-batch, at which it would move the weights; nor to be divided by their number.
+        accelerator.deepspeed_engine_wrapped.backward(loss, sync_gradients=False, scale_wrt_gas=False)
+    else:
+        accelerator.backward(loss)
+
+
 def scale_of(trainer: Trainer, batch: Mapping[str, Tensor], num_items: Tensor | int | None) -> Scale:
     """How the term is normalised, so that it scales as the trainer's own loss does.
 
@@ -59,7 +73,7 @@ def scale_of(trainer: Trainer, batch: Mapping[str, Tensor], num_items: Tensor | 
     """
     accumulation = trainer.current_gradient_accumulation_steps
     if not is_scaled(trainer, num_items):
-        return Scale("sequences", once=accumulation)  # the trainer divides by it
+        return Scale("sequences", once=float(accumulation))  # the trainer divides by it
     ranks = trainer.accelerator.num_processes
     generated = batch.get("num_items_in_batch")
     if generated is not None and getattr(trainer, "loss_type", None) in _TOKEN_LOSSES:

@@ -21,7 +21,10 @@ def options(engine: str) -> dict[str, Any]:
         config = {"version": int(stage), "sync_module_states": False, "state_dict_type": "SHARDED_STATE_DICT"}
         return {"fsdp": True, "fsdp_config": config}
     if kind == "ZeRO":
-        zero = {"stage": int(stage), "stage3_gather_16bit_weights_on_model_save": True}
+        # Small weights would stay whole, and so would those to be used again soon.
+        small = ("param_persistence_threshold", "max_live_parameters", "max_reuse_distance", "prefetch_bucket_size")
+        zero = {f"stage3_{name}": 0 for name in small}
+        zero |= {"stage": int(stage), "stage3_gather_16bit_weights_on_model_save": True}
         auto = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
         return {
             "deepspeed": {
