@@ -20,11 +20,15 @@ def sum_and_max_over(sums: Tensor, maxima: Tensor) -> tuple[Tensor, Tensor]:
         sums: (n,).
         maxima: (m,), of the same dtype.
     """
-    ranks = torch.distributed.get_world_size()
-    places = torch.zeros(ranks, len(maxima), dtype=sums.dtype, device=sums.device)
+    # A sum of fixed size cannot hold a maximum, and two reductions would be one more.
+    row = torch.zeros(
+        len(sums) + torch.distributed.get_world_size() * len(maxima), dtype=sums.dtype, device=sums.device
+    )
+    row[: len(sums)] = sums
+    places = row[len(sums) :].view(-1, len(maxima))
     places[torch.distributed.get_rank()] = maxima
-    reduced = sum_over(torch.cat([sums, places.flatten()]))
-    return reduced[: len(sums)], reduced[len(sums) :].view_as(places).amax(0)
+    torch.distributed.all_reduce(row)  # in place: with many ranks it is large
+    return row[: len(sums)], places.amax(0)
 
 
 def gather(value: str) -> Sequence[str]:

@@ -2,7 +2,7 @@
 
 Over ranks, sums and histograms add up and maxima are compared: the figures are those of one process on the whole batch.
 
-Shapes: B batch, T positions, L layers, K emotions, Q histogram bins.
+Shapes: B batch, T positions, n of both together, L layers, K emotions, Q histogram bins.
 """
 
 import base64
@@ -41,6 +41,7 @@ class Statistics:
         # MPS has no float64; its sums are the less exact ones.
         self._dtype = torch.float32 if device.type == "mps" else torch.float64
         self._thresholds_K = torch.tensor(list(thresholds), device=device)
+        self._bin_of_zero = torch.tensor(-LOW * BINS / (HIGH - LOW), device=device)
         self.reset()
 
     def reset(self) -> None:
@@ -77,20 +78,34 @@ class Statistics:
     def update(self, z_LBTK: Sequence[Float[Tensor, "B T K"]], scope_BT: Bool[Tensor, "B T"]) -> None:
         """Add one forward pass: z at each of the L layers, of which the positions in scope count."""
         self._count += scope_BT.sum()
-        for row, z_BTK in enumerate(z_LBTK):
-            self._update_layer(row, z_BTK.to(self._device), scope_BT[..., None])
+        inside_n1 = scope_BT.flatten()[:, None]
+        outside_n1, weight_n1 = ~inside_n1, inside_n1.to(torch.int32)
+        found = [
+            self._add_layer(bins_QK, z_BTK.to(self._device).flatten(0, 1), outside_n1, weight_n1)
+            for bins_QK, z_BTK in zip(self._bins, z_LBTK, strict=True)
+        ]
+        # All layers at once: on an accelerator an addition of K numbers costs what one of a whole layer does.
+        totals, norms, above, maxima = (torch.stack(rows) for rows in zip(*found, strict=True))
+        self._sums += torch.stack([totals, norms.square(), above])
+        self._max = torch.maximum(self._max, maxima)
 
-    def _update_layer(self, row: int, z_BTK: Tensor, scope_BT1: Tensor) -> None:
-        inside = torch.where(scope_BT1, z_BTK, 0.0)
-        above = (z_BTK > self._thresholds_K) & scope_BT1
-        self._sums[0, row] += inside.sum((0, 1), dtype=self._dtype)
-        self._sums[1, row] += inside.square().sum((0, 1), dtype=self._dtype)
-        self._sums[2, row] += above.sum((0, 1))
-        self._max[row] = torch.maximum(self._max[row], torch.where(scope_BT1, z_BTK, -torch.inf).amax((0, 1)))
-        # inside, not z: padding may hold NaN, which has no bin. Its weight in the histogram is 0 either way.
-        bins = ((inside - LOW) * (BINS / (HIGH - LOW))).nan_to_num().clamp_(0, BINS - 1).long().flatten(0, 1)
-        weight = scope_BT1.to(torch.int32).flatten(0, 1).expand_as(bins)
-        self._bins[row].scatter_add_(0, bins, weight)
+    def _add_layer(
+        self, bins_QK: Tensor, z_nK: Tensor, outside_n1: Tensor, weight_n1: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Add to a layer's histogram; returns its sums of z, the norms, counts above the thresholds, and maxima.
+
+        Every line here is a pass over all positions and emotions. Padding may hold NaN: it is filled, not multiplied.
+        """
+        z_nK = z_nK.masked_fill(outside_n1, -torch.inf)
+        maxima, above = z_nK.amax(0), (z_nK > self._thresholds_K).sum(0, dtype=torch.int32)
+        z_nK.masked_fill_(outside_n1, 0.0)
+        exact_nK = z_nK.to(self._dtype)
+        totals, norms = exact_nK.sum(0), torch.linalg.vector_norm(exact_nK, dim=0)
+        del exact_nK  # before as much again is taken for the bins
+        # z / width + (bin of 0), in one pass. What is out of scope has a bin, but no weight there; NaN needs one too.
+        bins_nK = torch.add(self._bin_of_zero, z_nK, alpha=BINS / (HIGH - LOW)).nan_to_num_().clamp_(0, BINS - 1)
+        bins_QK.scatter_add_(0, bins_nK.long(), weight_n1.expand_as(bins_nK))
+        return totals, norms, above, maxima
 
     @torch.no_grad()
     def add(self, name: str, value: Tensor | float, weight: Tensor | float = 1.0) -> None:

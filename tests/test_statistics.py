@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from emoreg.statistics import BINS, HIGH, LOW, Statistics
 
@@ -69,7 +70,27 @@ def test_values_outside_the_scope_do_not_matter_even_nan():
 def test_nan_inside_the_scope_shows():
     statistics = filled()
     statistics.update([torch.full((1, 1, 2), torch.nan)] * 3, torch.ones(1, 1).bool())
-    assert statistics.read()[0]["mean"].isnan().all()
+    tables = statistics.read()[0]
+    assert all(tables[figure].isnan().all() for figure in ("mean", "sd", "max"))
+
+
+def test_a_layer_costs_thirteen_calls_over_all_positions():
+    """Each is a pass over memory, and on an accelerator a launch: with many emotions they are what statistics cost."""
+    z, scope = torch.randn(4, 256, 2), torch.ones(4, 256).bool()  # more than the histogram has
+    large = []
+
+    class Large(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            found = function(*args, **(kwargs or {}))
+            tensors = [t for t in (*args, found) if isinstance(t, torch.Tensor)]
+            if not function.is_view and max(t.numel() for t in tensors) >= z.numel():
+                large.append(function.overloadpacket.__name__)
+            return found
+
+    statistics = Statistics(EMOTIONS, LAYERS[:1], THRESHOLDS, torch.device("cpu"))
+    with Large():
+        statistics.update([z], scope)
+    assert len(large) == 13, large
 
 
 def test_an_empty_scope_gives_no_tables():
