@@ -23,6 +23,7 @@ class _Project(torch.autograd.Function):
         ctx.directions_PD = directions_KD[:n_penalised]
         ctx.dtype = hidden_BTD.dtype
         ctx.mark_non_differentiable(readings_BTK)
+        ctx.set_materialize_grads(False)  # else backward is handed zeros for them, as large as the readings
         return readings_BTK[..., :n_penalised].clone(), readings_BTK
 
     @staticmethod
