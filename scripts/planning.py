@@ -205,8 +205,8 @@ is counted on tiny models: bytes that a real `Term` holds, flops of each matrix 
 processes, exactly; peaks of the allocator, exactly but for the statistics' (to 250 bytes per emotion).
 
 Assumed: the shapes of Llama 3.2 1B and Llama 3.1 8B and 70B; all layers; the default set (a hinge and an anchor on one
-emotion); bf16; {BATCH} x {LENGTH} tokens (n) on each GPU; {REFERENCE_TEXTS} reference texts of {REFERENCE_TOKENS} tokens; a log
-every {LOGGING_STEPS} steps. K is how many emotions are watched.
+emotion); bf16; {BATCH} x {LENGTH} tokens (n) on each GPU; {REFERENCE_TEXTS} reference texts of {REFERENCE_TOKENS}
+tokens; a log every {LOGGING_STEPS} steps. K is how many emotions are watched.
 
 ## Memory of one GPU
 
