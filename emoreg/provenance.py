@@ -98,7 +98,8 @@ def _spread_of(model: nn.Module, names: Container[str]) -> dict[str, Float[Tenso
 
 def _spread(parameter: Tensor) -> Float[Tensor, " n"]:
     flat = parameter.detach().reshape(-1)
-    where = torch.linspace(0, flat.numel() - 1, min(flat.numel(), _SAMPLED_VALUES)).long()
+    # In fp64: beyond 2^24 values, as any real model's embeddings have, fp32 rounds the last place up to past the end.
+    where = torch.linspace(0, flat.numel() - 1, min(flat.numel(), _SAMPLED_VALUES), dtype=torch.float64).long()
     return flat[where.to(flat.device)].float().cpu()
 
 

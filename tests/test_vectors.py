@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from transformers import LlamaForCausalLM
 
 from emoreg import EmotionVectors
+from emoreg.provenance import sample_weights
 from emoreg.residual import decoder_blocks
 from tests.support import random_vectors
 
@@ -178,3 +179,8 @@ class TestCheck:
         del decoder_blocks(model)[3]
         with pytest.raises(ValueError, match="expected one list of 4 decoder blocks in LlamaForCausalLM, found 0"):
             decoder_blocks(model)
+
+
+def test_a_matrix_of_more_values_than_fp32_can_count_is_sampled_to_its_end():
+    model = torch.nn.Linear(4, 2**22 + 1, bias=False, dtype=torch.bfloat16)
+    assert sample_weights(model)["weight"][-1] == model.weight[-1, -1]
