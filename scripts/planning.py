@@ -201,8 +201,8 @@ def page() -> str:
     return f"""# What the term adds to a run: memory, flops, traffic
 
 Counted, not timed. Printed by `python scripts/planning.py`; `tests/test_planning.py` compares its formulas with what
-is counted on tiny models: bytes that a real `Term` holds, flops of each matrix product, and the reductions of two
-processes, exactly; peaks of the allocator, exactly but for the statistics' (to 250 bytes per emotion).
+is counted on tiny models: bytes that a real `Term` holds, flops of each matrix product, reductions of two processes and
+gathers of two under FSDP2, exactly; peaks of the allocator, exactly but for the statistics' (to 250 bytes per emotion).
 
 Assumed: the shapes of Llama 3.2 1B and Llama 3.1 8B and 70B; all layers; the default set (a hinge and an anchor on one
 emotion); bf16; {BATCH} x {LENGTH} tokens (n) on each GPU; {REFERENCE_TEXTS} reference texts of {REFERENCE_TOKENS}

@@ -4,11 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.fsdp import fully_shard
 from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from emoreg import Hinge, Regularizer, default_penalties
+from emoreg import Anchor, Hinge, Regularizer, default_penalties
 from emoreg.projection import project, standardise
 from emoreg.statistics import Statistics
 from scripts import planning
@@ -129,6 +132,50 @@ def test_traffic_of_two_ranks(tmp_path):
 
 def train_default(rank, folder):
     return train(rank, folder, "SFT", 2, 2, penalties=default_penalties(hinge=0.5))
+
+
+def sharded(rank, folder):
+    """What two steps under FSDP2 gather and scatter, by the anchor's passes and by the batch's; last, the drift."""
+    torch.distributed.init_process_group("gloo")
+    model, batch = llama(), padded(uneven_rows(4))
+    vectors = random_vectors(model)
+    for unit in (*model.model.layers, model):
+        fully_shard(unit)
+    found = []
+
+    class Traffic(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function.namespace == "c10d":
+                tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+                found[-1].append((function.overloadpacket.__name__, max(t.numel() for t in tensors)))
+            return function(*args, **(kwargs or {}))
+
+    regularizer = Regularizer(vectors, [Hinge("desperate", threshold=-1.0), Anchor("desperate", every=2)])
+    with regularizer.attach(model) as term, Traffic():
+        for step in range(2):
+            found.append([])
+            anchors = term.anchors(step)
+            if anchors.requires_grad:
+                anchors.backward()
+            found.append([])
+            (model(**batch).loss + term.loss(batch, step=step)).backward()
+        found.append([])
+        term.reference.drift()
+    return found
+
+
+def test_a_sharded_anchor_gathers_the_weights_as_often_as_a_batch_does_and_the_drift_half_as_often(tmp_path):
+    anchor, batch, no_anchor, batch_again, drift = run(2, sharded, tmp_path)[0]
+
+    def gathers(calls):
+        return sorted(size for name, size in calls if "gather" in name)
+
+    assert gathers(anchor) == gathers(batch) == gathers(batch_again)
+    assert len(gathers(drift)) == L + 1
+    assert len(gathers(batch)) == 2 * L + 1  # the last unit's, the head's, are still there in backward
+    scatters = [len([name for name, _ in calls if "scatter" in name]) for calls in (anchor, batch)]
+    assert scatters[0] <= scatters[1]
+    assert no_anchor == []
 
 
 def test_the_page_is_what_the_script_prints():
