@@ -40,6 +40,7 @@ def check_engine(trainer: Trainer) -> None:
     wanted = {
         "DataParallel": trainer.args.n_gpu > 1,
         "Megatron": trainer.accelerator.distributed_type == DistributedType.MEGATRON_LM,
+        "tensor parallelism": trainer.get_tp_size() > 1,
         "context parallelism": layout is not None and layout.cp_enabled,
         "sequence parallelism (Ulysses)": layout is not None and layout.sp_enabled,
     }

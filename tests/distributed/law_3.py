@@ -1,0 +1,79 @@
+"""A run of several ranks, and what it has to be the same as: one process on the same global batch."""
+
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, TaskType
+from trl import GRPOTrainer
+
+import emoreg.ranks
+from emoreg import Band, Regularizer, RegularizerCallback, default_penalties
+from emoreg.statistics import BINS, HIGH, LOW
+from tests.distributed import engines
+from tests.invariants.test_law_3 import apart, rows
+from tests.support import random_vectors
+from tests.trainers.cases import CASES
+
+STEPS, LOGGING_STEPS, BATCH = 6, 2, 8
+
+
+def fixed_completions(self, prompt_ids, *args, **kwargs):
+    """Completions that depend on their prompt and on which of its group they are, on whatever rank they are made."""
+    found = []
+    for at, prompt in enumerate(prompt_ids):
+        seed = sum(prompt) + 13 * (at % 2)
+        found.append([4 + (seed * (place + 3)) % 250 for place in range(2 + seed % 5)])
+    return found, None
+
+
+def train(
+    rank, folder, name, cut, engine="DDP", *, vectors_seed=0, penalties=None, schedule=None, resume=None, lora=False,
+    n_rows=36, model=None, **options: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """One rank's part of a run of ``cut``: rows per micro-batch and micro-batches to a step.
+
+    36 rows end in half a batch. Accelerate fills a last micro-batch up with the first rows again, so that this is half
+    a batch in other cuts too only if it is made of whole micro-batches.
+    """
+    options = engines.options(engine) | options
+    GRPOTrainer._generate_single_turn = fixed_completions
+    model = CASES[name].model() if model is None else model
+    vectors = random_vectors(model, seed=vectors_seed)
+    torch.manual_seed(0)
+    if lora:
+        options["peft_config"] = LoraConfig(task_type=TaskType.CAUSAL_LM, target_modules="all-linear", r=4)
+    trainer = CASES[name].trainer(
+        model, folder, data=rows(name).select(range(n_rows)), max_steps=STEPS, learning_rate=1e-2, optim="sgd", lr_scheduler_type="constant",
+        per_device_train_batch_size=cut[0], gradient_accumulation_steps=cut[1],
+        **{"logging_steps": LOGGING_STEPS} | options,
+    )  # fmt: skip
+    if penalties is None:
+        penalties = [*default_penalties(hinge=0.5), Band("calm", weight=0.5, low=-0.5, high=0.5)]
+    sums, sum_over = [], emoreg.ranks.sum_over
+
+    def counting(value):
+        sums.append((trainer.state.global_step, value.numel()))
+        return sum_over(value)
+
+    emoreg.ranks.sum_over = counting
+    regularizer = Regularizer(vectors, penalties, schedule=schedule)
+    trainer.add_callback(RegularizerCallback(trainer, regularizer, gradient_every=2))
+    trainer.train(resume_from_checkpoint=resume)
+    logs = [{k: v for k, v in log.items() if k.startswith("emo")} for log in trainer.state.log_history]
+    return {"weights": engines.weights(trainer), "logs": [log for log in logs if log], "sums": sums}
+
+
+def assert_same(several: list[dict[str, Any]], one: dict[str, Any]) -> None:
+    """Law 3: weights within 1e-5, and every logged figure within 1e-6, p95 within a bin of its histogram."""
+    first = several[0]
+    assert first["weights"].keys() == one["weights"].keys()
+    assert apart(first["weights"], one["weights"]) <= 1e-5
+    assert len(first["logs"]) == len(one["logs"]) > 0
+    for ours, theirs in zip(first["logs"], one["logs"], strict=True):
+        assert ours.keys() == theirs.keys()
+        for metric, value in theirs.items():
+            margin = (HIGH - LOW) / BINS if metric.endswith("/p95") else 1e-6
+            assert ours[metric] == pytest.approx(value, abs=margin, rel=1e-6), metric
+    for other in several[1:]:
+        assert other["logs"] == first["logs"]
