@@ -29,7 +29,7 @@ def fixed_completions(self, prompt_ids, *args, **kwargs):
 
 def train(
     rank, folder, name, cut, engine="DDP", *, vectors_seed=0, penalties=None, schedule=None, resume=None, lora=False,
-    n_rows=36, model=None, **options: Any,
+    n_rows=36, model=None, gradient_every=2, **options: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """One rank's part of a run of ``cut``: rows per micro-batch and micro-batches to a step.
 
@@ -58,7 +58,7 @@ def train(
 
     emoreg.ranks.sum_over = counting
     regularizer = Regularizer(vectors, penalties, schedule=schedule)
-    trainer.add_callback(RegularizerCallback(trainer, regularizer, gradient_every=2))
+    trainer.add_callback(RegularizerCallback(trainer, regularizer, gradient_every=gradient_every))
     trainer.train(resume_from_checkpoint=resume)
     logs = [{k: v for k, v in log.items() if k.startswith("emo")} for log in trainer.state.log_history]
     return {"weights": engines.weights(trainer), "logs": [log for log in logs if log], "sums": sums}

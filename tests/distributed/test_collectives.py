@@ -3,76 +3,108 @@
 Torch's profiler sees every collective, also those that DDP's reducer and DeepSpeed make.
 """
 
+import functools
 from collections import Counter
 
 import pytest
-import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import TrainerCallback
 
 from emoreg import Anchor, Hinge, Regularizer, RegularizerCallback
+from emoreg.statistics import BINS
 from tests.distributed import engines
+from tests.distributed.law_3 import train
 from tests.distributed.processes import run
 from tests.support import EMOTIONS, random_vectors, sft_trainer, uneven_rows
 from tests.tiny import llama, tokenizer
 
-STEPS, LOGS = 8, 3  # at steps 4 and 8, and once more at the end
+STEPS, LOGS = 7, 2  # at steps 4 and 6: the log of a step comes after its end
 HINGE = [Hinge("desperate", weight=0.5)]
-ANCHORED = [*HINGE, Anchor("desperate", weight=0.3, every=2)]
+ANCHOR = [Anchor("desperate", weight=0.3, every=2)]
+GATHERS = {"c10d::allgather_", "c10d::_allgather_base_", "c10d::_reduce_scatter_base_", "c10d::broadcast_"}
 
 
 class Watch(TrainerCallback):
-    """Profiles a run from the second step on: in the first, ranks make sure that they can train at all."""
+    """Profiles from the fourth step on: in the first, ranks make sure that they can train at all, with a pass more, and
+    ZeRO-3 takes two more to learn what a step is."""
 
     def __init__(self):
-        self.profile = profile(activities=[ProfilerActivity.CPU], record_shapes=True)
+        self.profile = profile(activities=[ProfilerActivity.CPU])
 
     def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == 1:
+        if state.global_step == 3:
             self.profile.start()
+        elif state.global_step == STEPS:  # a log, if there is one, comes later
+            self.profile.stop()
+
+    def collectives(self) -> Counter[str]:
+        events = self.profile.profiler.kineto_results.events()  # as they come: to nest them takes longer than the run
+        return Counter(event.name() for event in events if event.name().startswith("c10d::"))
 
 
-def collectives(rank, folder, engine, penalties, rows=2, emotions=EMOTIONS):
-    """(name, size of its first tensor) of every collective, and how many there were."""
-    options = engines.options(engine) | {"max_steps": STEPS, "logging_steps": 4, "per_device_train_batch_size": rows}
+def steps(rank, folder, engine, penalties, logging_steps):
     model = llama()
-    vectors = random_vectors(model, emotions)
-    trainer = sft_trainer(model, tokenizer(), folder, uneven_rows(8 * rows * 4), gradient_accumulation_steps=1, **options)
+    options = engines.options(engine) | {"max_steps": STEPS, "logging_steps": logging_steps}
+    trainer = sft_trainer(model, tokenizer(), folder, uneven_rows(48), gradient_accumulation_steps=1, **options)
     if penalties is not None:
-        trainer.add_callback(RegularizerCallback(trainer, Regularizer(vectors, penalties), gradient_every=2))
+        regularizer = Regularizer(random_vectors(llama()), penalties)
+        trainer.add_callback(RegularizerCallback(trainer, regularizer, gradient_every=2))
     watch = Watch()
     trainer.add_callback(watch)
     trainer.train()
-    watch.profile.stop()
-    events = [event for event in watch.profile.events() if event.name.startswith("c10d::")]
-    assert events or engine == "none"
-    found = Counter((event.name, size(event.input_shapes)) for event in events)
-    return [(name, numel, times) for (name, numel), times in found.items()]
+    return dict(watch.collectives())
 
 
-def size(shapes) -> int:
-    """Elements of the first argument that has any: a tensor, or a list of them."""
-    for shape in shapes:
-        flat = shape if shape and not isinstance(shape[0], list) else (shape[0] if shape else [])
-        if flat:
-            return int(torch.Size(flat).numel())
-    return 0
+@pytest.fixture(scope="module")
+def added(tmp_path_factory):
+    """A function: collectives of the first rank beyond those of the same run without the callback."""
+
+    @functools.cache
+    def plain(engine, logging_steps):
+        return Counter(run(2, steps, tmp_path_factory.mktemp("plain"), engine, None, logging_steps)[0])
+
+    def beyond_plain(engine, penalties, logging_steps=100):
+        before = plain(engine, logging_steps)
+        with_it = Counter(run(2, steps, tmp_path_factory.mktemp("run"), engine, penalties, logging_steps)[0])
+        assert before.total() > 0
+        assert not before - with_it
+        return with_it - before
+
+    return beyond_plain
 
 
-def added(tmp_path, engine, penalties, **options):
-    """Collectives of a run with the callback beyond those of the same run without it."""
-    counts = []
-    for what, those in (("without", None), ("with", penalties)):
-        folder = tmp_path / what
-        folder.mkdir()
-        rank, _ = run(2, call, folder, engine, those, options)
-        counts.append(Counter({(name, numel): times for name, numel, times in rank}))
-    for one in tmp_path.iterdir():
-        one.rename(tmp_path.with_name(f"{tmp_path.name}-{len(list(tmp_path.parent.iterdir()))}"))
-    plain, regularised = counts
-    assert not plain - regularised
-    return regularised - plain
+@pytest.mark.parametrize("engine", engines.ENGINES)
+def test_none_a_step(engine, added):
+    assert added(engine, HINGE) == {}
 
 
-def call(rank, folder, engine, penalties, options):
-    return collectives(rank, folder, engine, penalties, **options)
+def test_one_a_log(added):
+    """Those of steps 4 and 6 come while the run is watched."""
+    assert added("DDP", HINGE, logging_steps=2) == {"c10d::allreduce_": LOGS}
+
+
+@pytest.mark.parametrize("engine", ["DDP", "ZeRO-1", "FSDP2", "FSDP1", "ZeRO-3"])
+def test_an_anchor_has_the_engine_gather_the_weights_once_more(engine, added):
+    """Where they are sharded. It is the engine's own doing, at every so many steps."""
+    found = added(engine, ANCHOR)
+    assert found.keys() <= GATHERS
+    assert bool(found) == (engine in ("FSDP2", "FSDP1", "ZeRO-3"))
+
+
+class TestTheReduction:
+    def test_has_a_size_of_emotions_layers_and_ranks_alone(self, tmp_path):
+        per_batch = [run(2, small_and_large, tmp_path, cut)[0]["sums"] for cut in ((1, 2), (4, 2))]
+        logged = [[numel for step, numel in sums if step > 0] for sums in per_batch]
+        assert logged[0] == logged[1]
+        tables = 1 + (3 + BINS + 2) * 4 * len(EMOTIONS)  # sums, histogram, a place for each rank's maxima
+        assert all(0 <= numel - tables < 100 for numel in logged[0]), "beside the tables only some named numbers"
+
+    def test_comes_at_logs_alone(self, tmp_path):
+        """After the first step, at which each scope's positions are added up. The trainer logs once more at its end."""
+        sums = run(2, small_and_large, tmp_path, (2, 2))[0]["sums"]
+        assert [step for step, _ in sums if step > 0] == [2, 4, 6, 6]
+        assert all(numel == 1 for step, numel in sums if step == 0)
+
+
+def small_and_large(rank, folder, cut):
+    return train(rank, folder, "SFT", cut, penalties=HINGE, gradient_every=100)
