@@ -59,6 +59,7 @@ def backward_apart(trainer: Trainer, loss: Tensor) -> None:
     """
     accelerator = trainer.accelerator
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        assert accelerator.deepspeed_engine_wrapped is not None
         # Not the window's last micro-batch, at which it would move the weights; nor to be divided by their number.
         accelerator.deepspeed_engine_wrapped.backward(loss, sync_gradients=False, scale_wrt_gas=False)
     else:

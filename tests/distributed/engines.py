@@ -1,4 +1,4 @@
-"""Every engine that spreads a run over processes, as accelerate and transformers set it up, but on the CPU over gloo."""
+"""Every engine that spreads a run over processes, as accelerate and transformers set it up, but over gloo on a CPU."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ ENGINES = ("DDP", "FSDP2", "FSDP1", "ZeRO-1", "ZeRO-2", "ZeRO-3")
 
 
 def options(engine: str) -> dict[str, Any]:
-    """What a trainer's config is told. Call before it is made. ``none``, for one process, is told nothing, as is DDP."""
+    """What a trainer's config is told. Call before it is made. DDP is told nothing, nor is ``none``: one process."""
     kind, stage = engine.rstrip("-123"), engine[-1]
     if kind == "FSDP":
         show_gpus_to_accelerate()

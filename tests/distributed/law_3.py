@@ -29,7 +29,7 @@ def fixed_completions(self, prompt_ids, *args, **kwargs):
 
 def train(
     rank, folder, name, cut, engine="DDP", *, vectors_seed=0, penalties=None, schedule=None, resume=None, lora=False,
-    n_rows=36, model=None, gradient_every=2, **options: Any,
+    n_rows=36, model=None, gradient_every=2, callbacks=(), **options: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """One rank's part of a run of ``cut``: rows per micro-batch and micro-batches to a step.
 
@@ -44,7 +44,8 @@ def train(
     if lora:
         options["peft_config"] = LoraConfig(task_type=TaskType.CAUSAL_LM, target_modules="all-linear", r=4)
     trainer = CASES[name].trainer(
-        model, folder, data=rows(name).select(range(n_rows)), max_steps=STEPS, learning_rate=1e-2, optim="sgd", lr_scheduler_type="constant",
+        model, folder, data=rows(name).select(range(n_rows)),
+        max_steps=STEPS, learning_rate=1e-2, optim="sgd", lr_scheduler_type="constant",
         per_device_train_batch_size=cut[0], gradient_accumulation_steps=cut[1],
         **{"logging_steps": LOGGING_STEPS} | options,
     )  # fmt: skip
@@ -59,6 +60,8 @@ def train(
     emoreg.ranks.sum_over = counting
     regularizer = Regularizer(vectors, penalties, schedule=schedule)
     trainer.add_callback(RegularizerCallback(trainer, regularizer, gradient_every=gradient_every))
+    for callback in callbacks:
+        trainer.add_callback(callback)
     trainer.train(resume_from_checkpoint=resume)
     logs = [{k: v for k, v in log.items() if k.startswith("emo")} for log in trainer.state.log_history]
     return {"weights": engines.weights(trainer), "logs": [log for log in logs if log], "sums": sums}

@@ -60,11 +60,11 @@ class TestTwoRanksAreOne:
 
 def test_the_comparison_can_fail(tmp_path):
     """Half the hinge's weight is enough to be seen."""
-    weak = run(2, work, tmp_path, "SFT", (2, 2), "DDP", {"penalties": [Hinge("desperate", weight=0.25)]})
-    (tmp_path / "strong").mkdir()
-    (strong,) = run(1, work, tmp_path / "strong", "SFT", (8, 1), "none", {"penalties": [Hinge("desperate", weight=0.5)]})
+    (tmp_path / "one").mkdir()
+    weak, strong = ({"penalties": [Hinge("desperate", weight=weight)]} for weight in (0.25, 0.5))
+    (one,) = run(1, work, tmp_path / "one", "SFT", (8, 1), "none", strong)
     with pytest.raises(AssertionError):
-        assert_same(weak, strong)
+        assert_same(run(2, work, tmp_path, "SFT", (2, 2), "DDP", weak), one)
 
 
 def closed_loop(rank, folder, cut):
