@@ -9,62 +9,34 @@ from transformers import AutoModelForCausalLM
 
 from emoreg import Hinge, Regularizer, RegularizerCallback, Target
 from emoreg.trainers import check_engine
-from tests.distributed import engines
-from tests.distributed.law_3 import assert_same, train
+from tests.distributed import engines, law_3
+from tests.distributed.law_3 import train
 from tests.distributed.processes import run
 from tests.invariants.test_law_3 import apart
 from tests.support import random_vectors, sft_trainer
 
-RECOMPUTED = {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": False}}
-REENTRANT = {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": True}}
-WAYS = {
-    "LoRA": ((2, 2), {"lora": True}),
-    "no accumulation": ((4, 1), {"n_rows": 32}),
-    "checkpointing": ((2, 2), RECOMPUTED),
-    # DDP refuses adapters under reentrant checkpointing, unless told that no parameter goes unused; so without us.
-    "LoRA, reentrant, no accumulation": (
-        (4, 1),
-        {"lora": True, "n_rows": 32, "ddp_find_unused_parameters": False, **REENTRANT},
-    ),
-}
-
-
-def work(rank, folder, name, cut, engine, options):
-    return train(rank, folder, name, cut, engine, **options)
-
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):
-    """A function: one process on the whole batch, which is the same for every engine and run once."""
-
-    @functools.cache
-    def run_once(name, way=None):
-        options = {} if way is None else WAYS[way][1]
-        (result,) = run(1, work, tmp_path_factory.mktemp("one"), name, (8, 1), "none", options)
-        return result
-
-    return run_once
+    return functools.cache(lambda name, way: law_3.one(name, way, tmp_path_factory.mktemp("one")))
 
 
+@pytest.mark.parametrize(("name", "way"), law_3.CELLS)
 @pytest.mark.parametrize("engine", engines.ENGINES)
-class TestTwoRanksAreOne:
-    @pytest.mark.parametrize("name", ["SFT", "DPO", "GRPO"])
-    def test_in_full(self, engine, name, one, tmp_path):
-        assert_same(run(2, work, tmp_path, name, (2, 2), engine, {}), one(name))
+def test_two_ranks_are_one(engine, name, way, one, tmp_path):
+    law_3.assert_same(law_3.two(engine, name, way, tmp_path), one(name, way))
 
-    @pytest.mark.parametrize("way", WAYS)
-    def test_in_every_way_of_training(self, engine, way, one, tmp_path):
-        cut, options = WAYS[way]
-        assert_same(run(2, work, tmp_path, "SFT", cut, engine, options), one("SFT", way))
+
+def hinged(rank, folder, cut, weight):
+    return train(rank, folder, "SFT", cut, penalties=[Hinge("desperate", weight=weight)])
 
 
 def test_the_comparison_can_fail(tmp_path):
     """Half the hinge's weight is enough to be seen."""
     (tmp_path / "one").mkdir()
-    weak, strong = ({"penalties": [Hinge("desperate", weight=weight)]} for weight in (0.25, 0.5))
-    (one,) = run(1, work, tmp_path / "one", "SFT", (8, 1), "none", strong)
+    (one,) = run(1, hinged, tmp_path / "one", law_3.WHOLE, 0.5)
     with pytest.raises(AssertionError):
-        assert_same(run(2, work, tmp_path, "SFT", (2, 2), "DDP", weak), one)
+        law_3.assert_same(run(2, hinged, tmp_path, (2, 2), 0.25), one)
 
 
 def closed_loop(rank, folder, cut):
@@ -73,7 +45,7 @@ def closed_loop(rank, folder, cut):
 
 def test_the_closed_loop_comes_to_the_same_weight_on_every_rank_and_on_one(tmp_path):
     (tmp_path / "one").mkdir()
-    (one,) = run(1, closed_loop, tmp_path / "one", (8, 1))
+    (one,) = run(1, closed_loop, tmp_path / "one", law_3.WHOLE)
     two = run(2, closed_loop, tmp_path, (2, 2))
     factors = [[log["emoreg/target/factor"] for log in result["logs"]] for result in (one, *two)]
     assert factors[1] == factors[2]
