@@ -4,14 +4,14 @@ Shapes: N reference texts, T positions, n the tokens that count among them, L la
 """
 
 from collections import deque
-from inspect import signature
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from emoreg.passes import run_whole
 from emoreg.reader import Reader
-from emoreg.residual import backbone, evaluating, learns_prompt, unwrap
+from emoreg.residual import backbone, evaluating, learns_prompt
 from emoreg.sharded import compute_device, is_sharded
 from emoreg.vectors import EmotionVectors
 
@@ -25,7 +25,6 @@ class Reference:
         self._model, self._reader = model, reader
         # A learned prompt comes in, and a sharded model is gathered, by the whole only; else its decoder will do.
         self._whole = learns_prompt(model) or (is_sharded(model) and not hasattr(next(model.parameters()), "ds_id"))
-        self._trims_head = "logits_to_keep" in signature(unwrap(model).forward).parameters
         self._ids_NT = vectors.reference_ids.to(device)
         # Attention also needs what does not count (BOS): everything up to a text's last token.
         self._attention_NT = mask_NT.flip(1).cummax(1).values.flip(1).long().to(device)
@@ -84,12 +83,10 @@ class Reference:
 
     def _forward(self, texts: slice) -> None:
         inputs = {"input_ids": self._ids_NT[texts], "attention_mask": self._attention_NT[texts], "use_cache": False}
-        if not self._whole:
-            backbone(self._model)(**inputs)
-        elif self._trims_head:
-            self._model(**inputs, logits_to_keep=1)
+        if self._whole:
+            run_whole(self._model, **inputs)
         else:
-            self._model(**inputs)
+            backbone(self._model)(**inputs)
 
     def _tokens(self, z_NTLK: Tensor, texts: slice) -> Float[Tensor, "n L K"]:
         T = z_NTLK.shape[1]

@@ -1,4 +1,4 @@
-"""Every engine that spreads a run over processes, as accelerate and transformers set it up, but on the CPU over gloo."""
+"""Every engine that spreads a run over processes, as accelerate and transformers set it up, on the CPU over gloo."""
 
 from typing import Any
 
