@@ -104,7 +104,8 @@ def extract(
     tokens = tokenise(model, tokenizer, [labelled.text for labelled in corpus] + list(neutral), read_from)
     labelled_tokens, neutral_tokens = tokens[: len(corpus)], tokens[len(corpus) :]
     warn_short(labelled_tokens, from_token)
-    groups, weights = [emotions.index(labelled.emotion) for labelled in corpus], sample_weights(model)
+    groups = [emotions.index(labelled.emotion) for labelled in corpus]
+    device, weights = input_device(model), sample_weights(model)
     shards: dict[str, Shards] = {}
     if resume_dir is not None:
         key = {"layers": str(layers), "token rule": str(from_token), "tokens per batch": str(tokens_per_batch)}
@@ -128,7 +129,6 @@ def extract(
 
     covariance_LDD = tokens_moments.covariance[:, :-1, :-1]
     # One rank's word from here on: what follows is rounded by each machine in its own way.
-    device = input_device(model)
     directions_LKD = ranks.from_first(denoise(directions_LKD, covariance_LDD, denoise_share), device)
     exact_LKD = directions_LKD.double()
     mean_LK = (exact_LKD @ tokens_moments.mean[:, 0, :-1, None])[..., 0].float()
