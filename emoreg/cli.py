@@ -39,9 +39,8 @@ def _one_line_errors(command: Callable) -> Callable:
         except (ValueError, OSError) as error:
             if _show_traceback:
                 raise
-            if _is_first():  # ranks fail together
-                # Not print: a progress bar may stand on the line.
-                tqdm.write(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            # Not print: a progress bar may stand on the line.
+            tqdm.write(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             raise typer.Exit(2) from None
 
     return run
@@ -85,6 +84,8 @@ def extract(
 
     with _ranks(device) as device_of_rank:
         with ranks.together():
+            if device and device_map:
+                raise ValueError("--device-map says where the model lies; leave --device out")
             texts = read_corpus(corpus, text_field=text_field, emotion_field=emotion_field)
             neutral_texts = read_texts(neutral, text_field=text_field)
             chosen = None if layers is None else _parse_layers(layers)
@@ -169,6 +170,10 @@ def _ranks(device: str | None) -> Iterator[str]:
             yield str(state.device)
         else:
             yield device or ("cuda" if torch.cuda.is_available() and not on_cpu else "cpu")
+    except (ValueError, OSError):
+        if state.is_main_process or _show_traceback:
+            raise
+        raise typer.Exit(2) from None  # ranks fail together, and the first one says it
     finally:
         state.destroy_process_group()
 
@@ -182,9 +187,12 @@ def _is_first() -> bool:
 def _load(name: str, dtype: str, device: str, device_map: str | None):
     from torch import nn
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
     from emoreg import ranks
 
+    if not _is_first():
+        disable_progress_bar()
     if dtype not in ("auto", "float32", "bfloat16", "float16"):
         raise ValueError(f"--dtype must be auto, float32, bfloat16 or float16, got {dtype!r}")
     if device_map is not None and ranks.world() > 1:

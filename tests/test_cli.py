@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -185,27 +186,32 @@ class TestTrain:
         assert isinstance(result.exception, FileNotFoundError)
 
 
+def torchrun() -> list[str]:
+    return ["torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+
+
+def accelerate_launch() -> list[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    plain = ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]  # all of which it would warn about
+    return ["accelerate.commands.launch", "--cpu", "--num_processes=2", f"--main_process_port={port}", *plain]
+
+
 class TestExtractOnRanks:
     """Two processes, as a launcher starts them."""
 
-    LAUNCHERS = {
-        "torchrun": ["torch.distributed.run", "--nproc_per_node=2", "--master_port=0"],
-        "accelerate launch": ["accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1",
-                              "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"],
-    }  # fmt: skip
-
     def launch(self, files, launcher, *options):
         out = files["model"].parent / "out" / "v"
-        command = [sys.executable, "-m", *self.LAUNCHERS[launcher], "-m", "emoreg", "extract", files["model"],
-                   files["corpus"], "--neutral", files["neutral"], "--output", out, "--from-token", "5",
-                   *options]  # fmt: skip
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", *launcher(), "-m", "emoreg", "extract", files["model"], files["corpus"],
+                   "--neutral", files["neutral"], "--output", out, "--from-token", "5", *options]  # fmt: skip
+        environment, here = os.environ | {"OMP_NUM_THREADS": "1"}, Path(__file__).parents[1]
         return subprocess.run(
-            [str(c) for c in command], capture_output=True, text=True, cwd=Path(__file__).parents[1], env=environment
+            [str(c) for c in command], capture_output=True, text=True, cwd=here, env=environment, timeout=120
         )
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("launcher", LAUNCHERS)
+    @pytest.mark.parametrize("launcher", [torchrun, accelerate_launch])
     def test_one_file_one_bar_one_line(self, files, launcher, tmp_path):
         kept = tmp_path / "kept"
         result = self.launch(files, launcher, "--tokens-per-batch", 60, "--resume-dir", kept)
@@ -223,10 +229,10 @@ class TestExtractOnRanks:
 
     @pytest.mark.slow
     def test_one_line_for_a_mistake(self, files):
-        result = self.launch(files, "torchrun", "--layers", "9")
+        result = self.launch(files, torchrun, "--layers", "9")
         assert result.returncode != 0
         assert result.stderr.count("error: layer 9 is out of range") == 1
-        result = self.launch(files, "torchrun", "--device-map", "auto")
+        result = self.launch(files, torchrun, "--device-map", "auto")
         assert result.stderr.count("error: --device-map is for one process") == 1
 
 
