@@ -134,3 +134,12 @@ class TestQuantisedBase:
         vectors.check(model)
         unlike = run(base, tiny_tokenizer, texts, plain).directions - vectors.directions
         assert unlike.abs().max() > 1e-3
+
+
+def test_tensor_parallel_ranks_are_not_given_different_texts(model, tiny_tokenizer, monkeypatch):
+    monkeypatch.setattr("emoreg.ranks.world", lambda: 2)
+    model._tp_size = 2
+    with pytest.raises(
+        ValueError, match="those of a tensor-parallel model must see the same; load it whole, with FSDP"
+    ):
+        run(model, tiny_tokenizer)
