@@ -4,15 +4,15 @@ Shapes: N reference texts, T positions, n the tokens that count among them, L la
 """
 
 from collections import deque
-from inspect import signature
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from emoreg.passes import run_whole
 from emoreg.reader import Reader
-from emoreg.residual import backbone, evaluating, learns_prompt, unwrap
+from emoreg.residual import backbone, evaluating, learns_prompt
 from emoreg.sharded import compute_device, is_sharded
 from emoreg.vectors import EmotionVectors
 
@@ -27,7 +27,6 @@ class Reference:
         self._sharded = is_sharded(model)
         # A learned prompt comes in, and a sharded model is gathered, by the whole only; else its decoder will do.
         self._whole = learns_prompt(model) or self._sharded
-        self._trims_head = "logits_to_keep" in signature(unwrap(model).forward).parameters
         self._ids_NT = vectors.reference_ids.to(device)
         # Attention also needs what does not count (BOS): everything up to a text's last token.
         self._attention_NT = mask_NT.flip(1).cummax(1).values.flip(1).long().to(device)
@@ -92,9 +91,7 @@ class Reference:
 
     def _forward(self, texts: slice) -> Any:
         inputs = {"input_ids": self._ids_NT[texts], "attention_mask": self._attention_NT[texts], "use_cache": False}
-        if not self._whole:
-            return backbone(self._model)(**inputs)
-        return self._model(**inputs, **({"logits_to_keep": 1} if self._trims_head else {}))
+        return run_whole(self._model, **inputs) if self._whole else backbone(self._model)(**inputs)
 
     def _tokens(self, z_NTLK: Tensor, texts: slice) -> Float[Tensor, "n L K"]:
         T = z_NTLK.shape[1]
