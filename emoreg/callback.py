@@ -22,9 +22,11 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.integrations import WandbCallback
 from transformers.trainer_callback import ExportableState
 
 from emoreg import checks, ranks
+from emoreg.faults import naming_a_lost_rank, offline_if_unreachable
 from emoreg.metrics import term_metrics
 from emoreg.regularizer import Regularizer
 from emoreg.term import Term
@@ -157,6 +159,7 @@ class RegularizerCallback(TrainerCallback, ExportableState):
     def _guarding_train(self, train: Callable) -> Callable:
         @wraps(train)
         def guarded(*args: Any, **kwargs: Any):
+            stack = ExitStack()
             try:
                 if self not in self.trainer.callback_handler.callbacks:
                     raise ValueError(
@@ -168,8 +171,13 @@ class RegularizerCallback(TrainerCallback, ExportableState):
                         "restore_callback_states_from_checkpoint=True has the trainer build its callbacks anew, which "
                         "cannot be done to this one; leave it False: RegularizerCallback restores its own state"
                     )
-                return train(*args, **kwargs)
+                for callback in self.trainer.callback_handler.callbacks:
+                    if isinstance(callback, WandbCallback):
+                        stack.callback(_replace(callback, "setup", offline_if_unreachable))
+                with naming_a_lost_rank(self.trainer):
+                    return train(*args, **kwargs)
             finally:
+                stack.close()
                 self.detach()
                 if self._unguard_train is not None:
                     self._unguard_train()

@@ -2,7 +2,8 @@
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -59,29 +60,45 @@ def extract(
     layers: Annotated[str | None, typer.Option(help="Blocks to read, as 4,5,8-12. All by default.")] = None,
     from_token: Annotated[int, typer.Option(help="Read each labelled text from this token on.")] = 50,
     denoise: Annotated[float, typer.Option(help="Share of neutral variance to take out of the directions.")] = 0.5,
-    batch_size: Annotated[int, typer.Option(help="Texts per forward pass.")] = 16,
+    tokens_per_batch: Annotated[int, typer.Option(help="Tokens per forward pass, padding included.")] = 4096,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; a GPU by default if there is one.")] = None,
+    device_map: Annotated[
+        str | None, typer.Option(help="auto: one process, the model spread over its GPUs, the host and a disk.")
+    ] = None,
+    resume_dir: Annotated[
+        Path | None, typer.Option(help="Keep sums here on the way; started again after a crash, go on from them.")
+    ] = None,
 ) -> None:
     """Extract emotion vectors from a model.
 
     One forward pass over the labelled and the neutral texts gives, for every emotion and block, a direction in the
-    residual stream and its calibration: what a reading of 0 and of 1 standard deviation is on neutral text.
+    residual stream and its calibration: what a reading of 0 and of 1 standard deviation is on neutral text. Several
+    processes, each with a GPU of its own, share the texts: `accelerate launch -m emoreg extract ...`, or `torchrun`.
 
     Example: `emoreg extract Qwen/Qwen3-0.6B stories.jsonl --neutral dialogues.jsonl --output vectors/qwen3-0.6b`
     """
+    from emoreg import ranks
     from emoreg.extraction import extract as run
     from emoreg.extraction import read_corpus, read_texts
 
-    texts = read_corpus(corpus, text_field=text_field, emotion_field=emotion_field)
-    neutral_texts = read_texts(neutral, text_field=text_field)
-    chosen = None if layers is None else _parse_layers(layers)
-    _check_writable(output)
-    loaded, tokenizer = _load(model, dtype, device)
-    vectors = run(loaded, tokenizer, texts, neutral_texts, layers=chosen, from_token=from_token,
-                  denoise_share=denoise, batch_size=batch_size)  # fmt: skip
-    path = vectors.save(output)
-    print(f"{path}: {len(vectors.emotions)} emotions at {len(vectors.layers)} blocks of width {vectors.width}")
+    with _ranks(device) as device_of_rank:
+        with ranks.together():
+            if device and device_map:
+                raise ValueError("--device-map says where the model lies; leave --device out")
+            texts = read_corpus(corpus, text_field=text_field, emotion_field=emotion_field)
+            neutral_texts = read_texts(neutral, text_field=text_field)
+            chosen = None if layers is None else _parse_layers(layers)
+            if _is_first():
+                _check_writable(output)
+            loaded, tokenizer = _load(model, dtype, device_of_rank, device_map)
+        vectors = run(loaded, tokenizer, texts, neutral_texts, layers=chosen, from_token=from_token,
+                      denoise_share=denoise, tokens_per_batch=tokens_per_batch, resume_dir=resume_dir)  # fmt: skip
+        with ranks.together():
+            if _is_first():
+                path = vectors.save(output)
+                size = f"{len(vectors.emotions)} emotions at {len(vectors.layers)} blocks of width {vectors.width}"
+                print(f"{path}: {size}")
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
@@ -139,17 +156,51 @@ def _check_writable(path: Path) -> None:
         raise ValueError(f"cannot write to {path.parent} ({error.strerror}); choose another --output") from None
 
 
-def _load(name: str, dtype: str, device: str | None):
+@contextmanager
+def _ranks(device: str | None) -> Iterator[str]:
+    """The processes of `accelerate launch` or `torchrun`, met, and this one's device; parted at the end."""
     import torch
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+
+    on_cpu = device == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    state = PartialState(cpu=on_cpu)
+    try:
+        if state.num_processes > 1:
+            yield str(state.device)
+        else:
+            yield device or ("cuda" if torch.cuda.is_available() and not on_cpu else "cpu")
+    except (ValueError, OSError):
+        if state.is_main_process or _show_traceback:
+            raise
+        raise typer.Exit(2) from None  # ranks fail together, and the first one says it
+    finally:
+        state.destroy_process_group()
+
+
+def _is_first() -> bool:
+    from emoreg import ranks
+
+    return ranks.rank() == 0
+
+
+def _load(name: str, dtype: str, device: str, device_map: str | None):
     from torch import nn
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
+    from emoreg import ranks
+
+    if not _is_first():
+        disable_progress_bar()
     if dtype not in ("auto", "float32", "bfloat16", "float16"):
         raise ValueError(f"--dtype must be auto, float32, bfloat16 or float16, got {dtype!r}")
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
-    return nn.Module.to(model, device), AutoTokenizer.from_pretrained(name)
+    if device_map is not None and ranks.world() > 1:
+        raise ValueError("--device-map is for one process; of several, each has the whole model on a device of its own")
+    model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, device_map=device_map)
+    if device_map is None:
+        model = nn.Module.to(model, device)
+    return model, AutoTokenizer.from_pretrained(name)
 
 
 def main() -> None:

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from emoreg import sharded
 from emoreg.residual import text_config
-from emoreg.sharded import gathered, whole_matrices
 
 _SAMPLED_MATRICES, _SAMPLED_VALUES = 64, 64
 _ARCHITECTURE = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
@@ -70,8 +70,9 @@ def config_hash(model: nn.Module) -> str:
 
 def _matrices(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     # peft renames what it wraps ("q_proj.base_layer.weight") and adds matrices of its own ("lora_A").
-    for name, p in whole_matrices(model):
-        if p.is_floating_point() and "lora_" not in name:
+    for name, p in sharded.weights(model):
+        is_matrix = len(getattr(p, "ds_shape", p.shape)) >= 2
+        if is_matrix and p.is_floating_point() and "lora_" not in name:
             yield name.replace(".base_layer", ""), p
 
 
@@ -91,7 +92,7 @@ def _spread_of(model: nn.Module, names: Container[str]) -> dict[str, Float[Tenso
     spread = {}
     for name, p in _matrices(model):
         if name in names:
-            with gathered(p) as whole:
+            with sharded.gathered(p) as whole:
                 spread[name] = _spread(whole)
     return spread
 

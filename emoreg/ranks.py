@@ -1,9 +1,20 @@
 """What ranks of a distributed run tell each other: little, and only where every rank is sure to come by."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+
+
+def world() -> int:
+    """How many ranks there are: 1 in a process that is alone."""
+    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's number among them."""
+    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
 
 
 def sum_over(value: Tensor) -> Tensor:
@@ -21,12 +32,10 @@ def sum_and_max_over(sums: Tensor, maxima: Tensor) -> tuple[Tensor, Tensor]:
         maxima: (m,), of the same dtype.
     """
     # A sum of fixed size cannot hold a maximum, and two reductions would be one more.
-    row = torch.zeros(
-        len(sums) + torch.distributed.get_world_size() * len(maxima), dtype=sums.dtype, device=sums.device
-    )
+    row = sums.new_zeros(len(sums) + world() * len(maxima))
     row[: len(sums)] = sums
     places = row[len(sums) :].view(-1, len(maxima))
-    places[torch.distributed.get_rank()] = maxima
+    places[rank()] = maxima
     torch.distributed.all_reduce(row)  # in place: with many ranks it is large
     return row[: len(sums)], places.amax(0)
 
@@ -36,3 +45,35 @@ def gather(value: str) -> Sequence[str]:
     found = [""] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(found, value)
     return found
+
+
+def from_first(value: Tensor, device: torch.device) -> Tensor:
+    """What the first rank has, on each of them, by way of the device on which they talk: the same to the last bit."""
+    if world() == 1:
+        return value
+    sent = value.to(device, copy=True)
+    torch.distributed.broadcast(sent, src=0)
+    return sent.to(value.device)
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """What goes wrong on one rank goes wrong on all, once each has come to the context's end.
+
+    Raises:
+        ValueError: naming the first rank that failed, on those that did not.
+    """
+    if world() == 1:
+        yield
+        return
+    failure = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    said = gather("" if failure is None else str(failure) or repr(failure))
+    if failure is not None:
+        raise failure
+    for number, words in enumerate(said):
+        if words:
+            raise ValueError(f"rank {number} has failed: {words}")

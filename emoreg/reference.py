@@ -4,14 +4,15 @@ Shapes: N reference texts, T positions, n the tokens that count among them, L la
 """
 
 from collections import deque
-from inspect import signature
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from emoreg.passes import run_whole
 from emoreg.reader import Reader
-from emoreg.residual import backbone, evaluating, learns_prompt, unwrap
+from emoreg.residual import backbone, evaluating, learns_prompt
 from emoreg.sharded import compute_device, is_sharded
 from emoreg.vectors import EmotionVectors
 
@@ -23,9 +24,9 @@ class Reference:
         device = compute_device(model)
         mask_NT = vectors.reference_mask
         self._model, self._reader = model, reader
+        self._sharded = is_sharded(model)
         # A learned prompt comes in, and a sharded model is gathered, by the whole only; else its decoder will do.
-        self._whole = learns_prompt(model) or (is_sharded(model) and not hasattr(next(model.parameters()), "ds_id"))
-        self._trims_head = "logits_to_keep" in signature(unwrap(model).forward).parameters
+        self._whole = learns_prompt(model) or self._sharded
         self._ids_NT = vectors.reference_ids.to(device)
         # Attention also needs what does not count (BOS): everything up to a text's last token.
         self._attention_NT = mask_NT.flip(1).cummax(1).values.flip(1).long().to(device)
@@ -79,17 +80,18 @@ class Reference:
 
     def _penalised(self, texts: slice) -> Float[Tensor, "N T L P"]:
         with self._reader.reading("train"):
-            self._forward(texts)
-            return torch.stack(self._reader.take()[0].penalised, 2)
+            outputs = self._forward(texts)
+            z_NTLP = torch.stack(self._reader.take()[0].penalised, 2)
+        if self._sharded:
+            # Engines that shard the weights look for a gradient at every one of them: FSDP1 gathers for backward from
+            # the outputs on, and ZeRO-3 adds to what an earlier step left where the first backward brings none.
+            everywhere = torch.ones_like(outputs.logits, dtype=torch.bool)
+            z_NTLP = z_NTLP + outputs.logits.masked_fill(everywhere, 0.0).sum()
+        return z_NTLP
 
-    def _forward(self, texts: slice) -> None:
+    def _forward(self, texts: slice) -> Any:
         inputs = {"input_ids": self._ids_NT[texts], "attention_mask": self._attention_NT[texts], "use_cache": False}
-        if not self._whole:
-            backbone(self._model)(**inputs)
-        elif self._trims_head:
-            self._model(**inputs, logits_to_keep=1)
-        else:
-            self._model(**inputs)
+        return run_whole(self._model, **inputs) if self._whole else backbone(self._model)(**inputs)
 
     def _tokens(self, z_NTLK: Tensor, texts: slice) -> Float[Tensor, "n L K"]:
         T = z_NTLK.shape[1]

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
@@ -205,27 +204,3 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-
-
-class _EnoughError(Exception):
-    """Raised inside a forward pass once the last layer of interest has been read."""
-
-
-def run_to(model: nn.Module, layers: Sequence[int], on_block: OnBlock, **inputs: Tensor) -> None:
-    """Run the backbone on ``inputs`` without its head, and only as far as the last of ``layers``.
-
-    Meant for inference: the pass is cut short, so it has no output.
-    """
-    last = max(layers)
-
-    def visit(layer: int, hidden: Tensor) -> None:
-        on_block(layer, hidden)
-        if layer == last:
-            raise _EnoughError
-
-    with hook_blocks(model, layers, visit), torch.no_grad():
-        try:
-            backbone(model)(**inputs, use_cache=False)
-        except _EnoughError:
-            return
-    raise AssertionError("a forward pass ended without reaching the last hooked block")

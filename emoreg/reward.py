@@ -14,10 +14,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from emoreg.passes import run_to
 from emoreg.penalties import Band, Hinge, Penalty, thresholds
 from emoreg.projection import project, standardise
 from emoreg.regularizer import Regularizer
-from emoreg.residual import evaluating, learns_prompt, run_to
+from emoreg.residual import evaluating, learns_prompt
 from emoreg.scope import Scope, positions
 from emoreg.statistics import Statistics
 from emoreg.vectors import EmotionVectors

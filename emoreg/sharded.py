@@ -1,6 +1,7 @@
-"""Models whose weights an engine spreads over ranks (FSDP, DeepSpeed's ZeRO-3, tensor parallelism): how to read them.
+"""Models whose weights are not all there at once: how to read them.
 
-What gathers here is a collective: every rank must come by, with the same model.
+An engine spreads them over ranks (FSDP, DeepSpeed's ZeRO-3, tensor parallelism), or accelerate has them wait on the
+host or a disk. What gathers from ranks is a collective: every one must come by, with the same model.
 """
 
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from accelerate.utils import align_module_device
 from torch import Tensor, nn
 
 from emoreg.residual import unwrap
@@ -30,18 +32,20 @@ def compute_device(model: nn.Module) -> torch.device:
     return torch.device(mesh.device_type, torch.get_device_module(mesh.device_type).current_device())
 
 
-def whole_matrices(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every weight of two dimensions or more under the name it has in a bare model, one after the other.
+def weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every weight under the name it has in a bare model, one after the other, to be `gathered`.
 
-    Each is whole for as long as the iterator stands at it.
+    Each is on its device for as long as the iterator stands at it. Under FSDP1 shares come by too, flat.
     """
+    inner = unwrap(model)
     for unit in _fsdp1_units(model) or [None]:
         with _summoned(unit):
-            for name, parameter in unwrap(model).named_parameters():
-                for wrapper in _WRAPPERS:
-                    name = name.replace(wrapper, "")
-                if len(getattr(parameter, "ds_shape", parameter.shape)) >= 2:
-                    yield name, parameter
+            own = {name for name, _ in inner.named_parameters()}  # a tied weight once
+            for prefix, module in inner.named_modules():
+                with align_module_device(module):
+                    for name, parameter in module.named_parameters(prefix, recurse=False):
+                        if name in own:
+                            yield _bare(name), parameter
 
 
 @contextmanager
@@ -56,6 +60,12 @@ def gathered(parameter: Tensor) -> Iterator[Tensor]:
         yield parameter.full_tensor()  # pyright: ignore[reportAttributeAccessIssue] - a DTensor
     else:
         yield parameter
+
+
+def _bare(name: str) -> str:
+    for wrapper in _WRAPPERS:
+        name = name.replace(wrapper, "")
+    return name
 
 
 def _is_share(parameter: Tensor) -> bool:

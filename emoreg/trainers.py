@@ -40,6 +40,7 @@ def check_engine(trainer: Trainer) -> None:
     wanted = {
         "DataParallel": trainer.args.n_gpu > 1,
         "Megatron": trainer.accelerator.distributed_type == DistributedType.MEGATRON_LM,
+        "tensor parallelism": trainer.get_tp_size() > 1,
         "context parallelism": layout is not None and layout.cp_enabled,
         "sequence parallelism (Ulysses)": layout is not None and layout.sp_enabled,
     }
@@ -58,6 +59,7 @@ def backward_apart(trainer: Trainer, loss: Tensor) -> None:
     """
     accelerator = trainer.accelerator
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        assert accelerator.deepspeed_engine_wrapped is not None
         # Not the window's last micro-batch, at which it would move the weights; nor to be divided by their number.
         accelerator.deepspeed_engine_wrapped.backward(loss, sync_gradients=False, scale_wrt_gas=False)
     else:

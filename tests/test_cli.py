@@ -1,6 +1,8 @@
 """The command line on a small local model: what it writes, and one line and exit code 2 for every kind of bad input."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -47,9 +49,12 @@ def run(*arguments: object):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
+OPTIONS = ("neutral", "output", "from-token", "layers", "tokens-per-batch", "device-map", "resume-dir")
+
+
 def extract(files, **changes):
     given = files | {"output": files["model"].parent / "out" / "v"} | changes
-    options = [f"--{name}={given[name]}" for name in ("neutral", "output", "from-token", "layers") if name in given]
+    options = [f"--{name}={given[name]}" for name in OPTIONS if name in given]
     return run("extract", given["model"], given["corpus"], *options)
 
 
@@ -92,6 +97,12 @@ class TestExtract:
         assert vectors.layers == (1, 2, 3)
         assert vectors.provenance.counts == {"desperate": 2, "calm": 2, "neutral": 3}
         vectors.check(tiny.llama())
+
+    def test_a_model_that_is_spread_and_sums_that_are_kept(self, files):
+        kept = files["model"].parent / "kept"
+        result = extract(files, **{"from-token": 5, "device-map": "auto", "resume-dir": kept})
+        assert result.exit_code == 0, result.output
+        assert not list(kept.iterdir())
 
     @pytest.mark.parametrize("missing", ["corpus", "neutral", "model"])
     def test_a_missing_file(self, files, missing):
@@ -173,6 +184,56 @@ class TestTrain:
     def test_the_traceback_on_request(self, files):
         result = run("--traceback", "train", "--config", files["data"] / "absent.yaml")
         assert isinstance(result.exception, FileNotFoundError)
+
+
+def torchrun() -> list[str]:
+    return ["torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+
+
+def accelerate_launch() -> list[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    plain = ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]  # all of which it would warn about
+    return ["accelerate.commands.launch", "--cpu", "--num_processes=2", f"--main_process_port={port}", *plain]
+
+
+class TestExtractOnRanks:
+    """Two processes, as a launcher starts them."""
+
+    def launch(self, files, launcher, *options):
+        out = files["model"].parent / "out" / "v"
+        command = [sys.executable, "-m", *launcher(), "-m", "emoreg", "extract", files["model"], files["corpus"],
+                   "--neutral", files["neutral"], "--output", out, "--from-token", "5", *options]  # fmt: skip
+        environment, here = os.environ | {"OMP_NUM_THREADS": "1"}, Path(__file__).parents[1]
+        return subprocess.run(
+            [str(c) for c in command], capture_output=True, text=True, cwd=here, env=environment, timeout=120
+        )
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("launcher", [torchrun, accelerate_launch])
+    def test_one_file_one_bar_one_line(self, files, launcher, tmp_path):
+        kept = tmp_path / "kept"
+        result = self.launch(files, launcher, "--tokens-per-batch", 60, "--resume-dir", kept)
+        assert result.returncode == 0, result.stderr
+        vectors = EmotionVectors.load(tmp_path / "out" / "v")
+        assert [line for line in result.stdout.splitlines() if "2 emotions at 4 blocks" in line] == [
+            f"{tmp_path / 'out' / 'v.safetensors'}: 2 emotions at 4 blocks of width 32"
+        ]
+        assert result.stderr.count("7/7") == 1
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["v.safetensors"]
+        assert not list(kept.iterdir())
+        assert extract(files, **{"from-token": 5, "tokens-per-batch": 60}).exit_code == 0
+        alone = EmotionVectors.load(tmp_path / "out" / "v")
+        torch.testing.assert_close(vectors.directions, alone.directions, rtol=0, atol=2e-7)
+
+    @pytest.mark.slow
+    def test_one_line_for_a_mistake(self, files):
+        result = self.launch(files, torchrun, "--layers", "9")
+        assert result.returncode != 0
+        assert result.stderr.count("error: layer 9 is out of range") == 1
+        result = self.launch(files, torchrun, "--device-map", "auto")
+        assert result.stderr.count("error: --device-map is for one process") == 1
 
 
 def test_help_teaches_each_command():

@@ -15,8 +15,8 @@ from emoreg import Anchor, Hinge, Regularizer, default_penalties
 from emoreg.projection import project, standardise
 from emoreg.statistics import Statistics
 from scripts import planning
+from tests.distributed.law_3 import train
 from tests.distributed.processes import run
-from tests.distributed.test_ddp import train
 from tests.support import padded, random_vectors, uneven_rows
 from tests.tiny import llama
 
@@ -123,7 +123,7 @@ def test_parameters_are_those_of_the_model():
 
 def test_traffic_of_two_ranks(tmp_path):
     """One reduction a log, of the size that the page says; none a step after the first."""
-    calls = [call for call in run(2, train_default, tmp_path)[0]["calls"] if call[0] > 0]
+    calls = [call for call in run(2, train_default, tmp_path)[0]["sums"] if call[0] > 0]
     row = planning.of_log(L, K, 2, planning.numbers_of_default_set(L)) // 8
     assert [step for step, _ in calls] == [2, 4, 6, 6]  # the trainer logs once more at its end
     # The first window has every named number: an anchor's and gradient norms do not come in each.
@@ -131,7 +131,7 @@ def test_traffic_of_two_ranks(tmp_path):
 
 
 def train_default(rank, folder):
-    return train(rank, folder, "SFT", 2, 2, penalties=default_penalties(hinge=0.5))
+    return train(rank, folder, "SFT", (2, 2), penalties=default_penalties(hinge=0.5), gradient_every=100)
 
 
 def sharded(rank, folder):

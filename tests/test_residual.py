@@ -4,7 +4,8 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from emoreg.residual import backbone, decoder_blocks, evaluating, hook_blocks, run_to, steer
+from emoreg.passes import run_to
+from emoreg.residual import backbone, decoder_blocks, evaluating, hook_blocks, steer
 
 
 def hooks(model):

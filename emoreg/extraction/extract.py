@@ -5,6 +5,7 @@ Shapes: B batch, T positions, D width, L layers, K emotions, N reference texts, 
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,13 +14,17 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from emoreg import ranks
 from emoreg.extraction.corpus import LabelledText, check_corpus
 from emoreg.extraction.estimators import denoise, difference_of_means
 from emoreg.extraction.moments import Moments
-from emoreg.extraction.stream import Batch, Tokens, input_device, stream_moments, tokenise
+from emoreg.extraction.shards import Shards
+from emoreg.extraction.stream import Batch, stream_moments
+from emoreg.extraction.tokens import Tokens, input_device, tokenise
+from emoreg.passes import run_to
 from emoreg.projection import project
 from emoreg.provenance import Provenance, config_hash, sample_weights, text_hash, tokenizer_hash
-from emoreg.residual import check_layers, decoder_blocks, evaluating, run_to, unwrap
+from emoreg.residual import check_layers, decoder_blocks, evaluating, unwrap
 from emoreg.vectors import EmotionVectors
 
 logger = logging.getLogger(__name__)
@@ -34,9 +39,10 @@ def extract(
     layers: Sequence[int] | None = None,
     from_token: int = 50,
     denoise_share: float = 0.5,
-    batch_size: int = 16,
+    tokens_per_batch: int = 4096,
     reference_texts: int = 16,
     reference_tokens: int = 64,
+    resume_dir: str | Path | None = None,
     progress: bool = True,
 ) -> EmotionVectors:
     """Directions by difference of means, denoised and calibrated on neutral text.
@@ -49,6 +55,11 @@ def extract(
     Each text is forwarded once, without the head (the few reference texts a second time). Sums are fp64. Memory does
     not grow with the number of texts: it holds one D x D covariance per layer, 4.8 GB for 36 layers of width 4096.
 
+    Where torch.distributed is set up, every rank must call this, with the same arguments. Texts are dealt to the ranks,
+    whose sums are added up in fp64, and each gets the same vectors, to the last bit. Batches are the same however many
+    ranks there are. The model may be a copy on each rank, sharded over them (FSDP, ZeRO-3), or in one process over
+    several devices (device_map), parts of it waiting on the host or a disk; its base may be quantised.
+
     Args:
         model: a causal language model of transformers, bare or wrapped; left as it is, training flags included.
         tokenizer: its tokenizer; the padding side and pad token do not matter.
@@ -57,17 +68,21 @@ def extract(
         layers: block numbers; all of them by default. The forward pass stops at the last one.
         from_token: n, counted from 1 without BOS. Shorter texts are read from their start, with a warning.
         denoise_share: variance of neutral tokens held by the components taken out; 0 takes out none, the source half.
-        batch_size: texts per forward pass.
+        tokens_per_batch: of a forward pass, padding included; a longer text has a pass of its own. Where memory does
+            not suffice, the batch is halved, and so are those that follow.
         reference_texts: how many of the neutral texts, from the first, are kept as reference.
         reference_tokens: to how many tokens each of these is cut, BOS included.
-        progress: whether to show a bar.
+        resume_dir: a folder, seen by all ranks, in which sums are kept on the way, about once a minute. A run that was
+            killed goes on from them when started again, on however many ranks. It is emptied of them at the end.
+        progress: whether to show a bar, on the first rank.
 
     Returns:
         Vectors of K emotions, in order of first appearance, at L layers, on the host.
 
     Raises:
         ValueError: for an empty corpus or no neutral text, fewer than two emotions, emotions whose means coincide, a
-            text without tokens, a layer out of range, or hidden states that are not finite.
+            text without tokens, a layer out of range, hidden states that are not finite, a text that is too long for
+            the memory, sums in ``resume_dir`` that were made from something else, or a failure on another rank.
 
     References:
         Sofroniew et al. 2026, arXiv 2604.07729.
@@ -76,7 +91,7 @@ def extract(
     if not neutral:
         raise ValueError("there is no neutral text; expected some to calibrate the readings on")
     for name, value, least in (
-        ("batch_size", batch_size, 1),
+        ("tokens_per_batch", tokens_per_batch, 1),
         ("reference_texts", reference_texts, 1),
         ("reference_tokens", reference_tokens, 2),
     ):
@@ -89,22 +104,32 @@ def extract(
     tokens = tokenise(model, tokenizer, [labelled.text for labelled in corpus] + list(neutral), read_from)
     labelled_tokens, neutral_tokens = tokens[: len(corpus)], tokens[len(corpus) :]
     warn_short(labelled_tokens, from_token)
-    with tqdm(total=len(tokens), desc="extract", unit="text", disable=not progress) as bar:
+    groups = [emotions.index(labelled.emotion) for labelled in corpus]
+    device, weights = input_device(model), sample_weights(model)
+    shards: dict[str, Shards] = {}
+    if resume_dir is not None:
+        key = {"layers": str(layers), "token rule": str(from_token), "tokens per batch": str(tokens_per_batch)}
+        key |= {"model": _model_hash(model, weights), "texts": _tokens_hash(tokens, groups)}
+        shards = {stream: Shards(resume_dir, stream, key, layers) for stream in ("labelled", "neutral")}
+    disable = not progress or ranks.rank() > 0
+    with tqdm(total=len(tokens), desc="extract", unit="text", disable=disable) as bar:
         moments = text_moments(
             model,
             layers,
             labelled_tokens,
-            [emotions.index(labelled.emotion) for labelled in corpus],
+            groups,
             len(emotions),
             from_token=from_token,
-            batch_size=batch_size,
+            tokens_per_batch=tokens_per_batch,
             bar=bar,
+            shards=shards.get("labelled"),
         )
         directions_LKD = difference_of_means(moments, emotions)
-        tokens_moments = _token_moments(model, layers, neutral_tokens, batch_size, bar)
+        tokens_moments = _token_moments(model, layers, neutral_tokens, tokens_per_batch, bar, shards.get("neutral"))
 
     covariance_LDD = tokens_moments.covariance[:, :-1, :-1]
-    directions_LKD = denoise(directions_LKD, covariance_LDD, denoise_share)
+    # One rank's word from here on: what follows is rounded by each machine in its own way.
+    directions_LKD = ranks.from_first(denoise(directions_LKD, covariance_LDD, denoise_share), device)
     exact_LKD = directions_LKD.double()
     mean_LK = (exact_LKD @ tokens_moments.mean[:, 0, :-1, None])[..., 0].float()
     std_LK = (exact_LKD @ covariance_LDD * exact_LKD).sum(-1).clamp(min=0).sqrt().float()
@@ -114,6 +139,9 @@ def extract(
     ids_NT, mask_NT = pad_sequence(references, batch_first=True), pad_sequence(masks, batch_first=True)
     present_NT = pad_sequence([torch.ones_like(ids).bool() for ids in references], batch_first=True)
     reference_NTLK = (_readings(model, layers, ids_NT, present_NT, directions_LKD) - mean_LK) / std_LK
+    mean_LK, std_LK, reference_NTLK = (ranks.from_first(x, device) for x in (mean_LK, std_LK, reference_NTLK))
+    for shard in shards.values():
+        shard.remove()
     counts = {emotion: int(count) for emotion, count in zip(emotions, moments.count.tolist(), strict=True)}
     inner = unwrap(model)
     return EmotionVectors(
@@ -136,7 +164,7 @@ def extract(
             token_rule=f"mean from token {from_token} on, or of all tokens of a shorter text; neutral: every token",
             counts=counts | {"neutral": len(neutral)},
         ),
-        weights=sample_weights(model),
+        weights=weights,
     )
 
 
@@ -148,8 +176,9 @@ def text_moments(
     n_groups: int,
     *,
     from_token: int,
-    batch_size: int,
+    tokens_per_batch: int,
     bar: tqdm,
+    shards: Shards | None = None,
 ) -> Moments:
     """Moments of text vectors: one row per text, into the group that it is given."""
     group_of_text = torch.tensor(groups, device=input_device(model))
@@ -158,7 +187,8 @@ def text_moments(
     def rows(_layer: int, hidden_BTD: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         return batch.text_means(hidden_BTD), group_of_text[batch.index, None] == each_G
 
-    return stream_moments(model, layers, texts, rows, n_groups, from_token=from_token, batch_size=batch_size, bar=bar)
+    return stream_moments(model, layers, texts, rows, n_groups, from_token=from_token,
+                          tokens_per_batch=tokens_per_batch, bar=bar, shards=shards)  # fmt: skip
 
 
 def warn_short(texts: Sequence[Tokens], from_token: int) -> None:
@@ -177,7 +207,12 @@ def warn_short(texts: Sequence[Tokens], from_token: int) -> None:
 
 
 def _token_moments(
-    model: nn.Module, layers: Sequence[int], texts: Sequence[Tokens], batch_size: int, bar: tqdm
+    model: nn.Module,
+    layers: Sequence[int],
+    texts: Sequence[Tokens],
+    tokens_per_batch: int,
+    bar: tqdm,
+    shards: Shards | None,
 ) -> Moments:
     """Moments of every token's hidden state, with its norm as a last component."""
 
@@ -186,7 +221,8 @@ def _token_moments(
         rows_BTD = torch.cat([states_BTD, states_BTD.norm(dim=-1, keepdim=True)], dim=-1)
         return rows_BTD.flatten(0, 1), batch.readable.reshape(-1, 1)
 
-    return stream_moments(model, layers, texts, rows, 1, products=True, batch_size=batch_size, bar=bar)
+    return stream_moments(model, layers, texts, rows, 1, products=True,
+                          tokens_per_batch=tokens_per_batch, bar=bar, shards=shards)  # fmt: skip
 
 
 def _readings(
@@ -211,3 +247,14 @@ def _readings(
 def _readable(text: Tokens) -> Bool[Tensor, " T"]:
     position = torch.arange(len(text))
     return (position >= text.first_read) & (position < text.end)
+
+
+def _model_hash(model: nn.Module, weights: dict[str, Tensor]) -> str:
+    """What decides the model's hidden states: its weights, and in which numbers it holds them."""
+    quantised = getattr(unwrap(model).config, "quantization_config", None)
+    parts = [config_hash(model), str(next(model.parameters()).dtype), str(quantised)]
+    return text_hash(parts + [f"{name} {sample.tolist()}" for name, sample in weights.items()])
+
+
+def _tokens_hash(texts: Sequence[Tokens], groups: Sequence[int]) -> str:
+    return text_hash([str(list(groups)), *(f"{text.begin} {text.end} {text.ids.tolist()}" for text in texts)])

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from emoreg import ranks
 from emoreg.extraction.corpus import LabelledText, check_corpus
 from emoreg.extraction.estimators import difference_of_means
 from emoreg.extraction.extract import text_moments, warn_short
-from emoreg.extraction.stream import Batch, input_device, stream_moments, tokenise
+from emoreg.extraction.stream import Batch, stream_moments
+from emoreg.extraction.tokens import Tokens, input_device, tokenise
 from emoreg.residual import check_layers, decoder_blocks
 
 
@@ -30,7 +32,7 @@ def held_out_auc(
     along: Literal["difference", "positive"] = "difference",
     folds: int = 5,
     from_token: int = 50,
-    batch_size: int = 16,
+    tokens_per_batch: int = 4096,
     seed: int = 0,
     progress: bool = True,
 ) -> dict[int, float]:
@@ -43,6 +45,8 @@ def held_out_auc(
 
     A tuned model gives the AUC of directions fitted *afresh* on it, which falls only if the emotion can no longer be
     read along any such direction, not if it merely moved.
+
+    Ranks and models are as in `extract`.
 
     Args:
         model: a causal language model of transformers, bare or wrapped; left as it is, training flags included.
@@ -57,9 +61,9 @@ def held_out_auc(
         layers: block numbers; all of them by default.
         folds: F.
         from_token: as in `extract`.
-        batch_size: texts per forward pass.
+        tokens_per_batch: as in `extract`.
         seed: of the division into folds.
-        progress: whether to show a bar.
+        progress: whether to show a bar, on the first rank.
 
     Returns:
         AUC by layer: .5 is chance, 1 is perfect.
@@ -81,12 +85,12 @@ def held_out_auc(
     warn_short(tokens, from_token)
     judged = [n for n, labelled in enumerate(corpus) if labelled.emotion in (positive, negative)]
 
-    with tqdm(total=len(tokens) + len(judged), desc="hold out", unit="text", disable=not progress) as bar:
+    disable = not progress or ranks.rank() > 0
+    with tqdm(total=len(tokens) + len(judged), desc="hold out", unit="text", disable=disable) as bar:
         # One group per emotion and fold; what is outside a fold is then a union of groups.
         groups = [emotions.index(item.emotion) * folds + fold for item, fold in zip(corpus, fold_of_text, strict=True)]
-        moments = text_moments(
-            model, layers, tokens, groups, len(emotions) * folds, from_token=from_token, batch_size=batch_size, bar=bar
-        )
+        moments = text_moments(model, layers, tokens, groups, len(emotions) * folds, from_token=from_token,
+                               tokens_per_batch=tokens_per_batch, bar=bar)  # fmt: skip
         directions = []
         for fold in range(folds):
             outside_KG = torch.eye(len(emotions)).repeat_interleave(folds, 1).bool()
@@ -96,8 +100,9 @@ def held_out_auc(
             if along == "difference":
                 direction_LD = direction_LD - fitted_LKD[:, emotions.index(negative)]
             directions.append(direction_LD)
+        directions_LFD = ranks.from_first(torch.stack(directions, 1), input_device(model))
         readings_LNF = _readings(
-            model, layers, [tokens[n] for n in judged], torch.stack(directions, 1), from_token, batch_size, bar
+            model, layers, [tokens[n] for n in judged], directions_LFD, from_token, tokens_per_batch, bar
         )
     is_positive = [corpus[n].emotion == positive for n in judged]
     fold_N = torch.tensor([fold_of_text[n] for n in judged])
@@ -132,26 +137,22 @@ def _folds(corpus: Sequence[LabelledText], judged: tuple[str, str], folds: int, 
 def _readings(
     model: nn.Module,
     layers: Sequence[int],
-    texts: Sequence,
+    texts: Sequence[Tokens],
     directions_LFD: Float[Tensor, "L F D"],
     from_token: int,
-    batch_size: int,
+    tokens_per_batch: int,
     bar: tqdm,
 ) -> Float[Tensor, "L N F"]:
     """Each text's reading along each fold's direction: moments in which every text is a group of its own."""
-    blocks, device = decoder_blocks(model), input_device(model)
-    directions = {
-        layer: directions_FD.to(next(blocks[layer].parameters()).device)
-        for layer, directions_FD in zip(layers, directions_LFD, strict=True)
-    }
-    each_N = torch.arange(len(texts), device=device)
+    directions = dict(zip(layers, directions_LFD, strict=True))
+    each_N = torch.arange(len(texts), device=input_device(model))
 
     def rows(layer: int, hidden_BTD: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        directions[layer] = directions[layer].to(hidden_BTD.device)  # once: a layer stays where it computes
         return batch.text_means(hidden_BTD) @ directions[layer].T, batch.index[:, None] == each_N
 
-    return stream_moments(
-        model, layers, texts, rows, len(texts), from_token=from_token, batch_size=batch_size, bar=bar
-    ).sums
+    return stream_moments(model, layers, texts, rows, len(texts), from_token=from_token,
+                          tokens_per_batch=tokens_per_batch, bar=bar).sums  # fmt: skip
 
 
 def _auc(is_positive: Sequence[bool], folds: Sequence[int], readings: Sequence[float]) -> float:

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from emoreg import ranks
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -52,7 +54,7 @@ class MomentsFitter:
     """
 
     def __init__(self, layers: Sequence[int], n_groups: int, products: bool = False):
-        self._layers, self._n_groups, self._with_products = tuple(layers), n_groups, products
+        self.layers, self._n_groups, self._with_products = tuple(layers), n_groups, products
         # Each layer's sums lie where its rows come from: a model may be spread over devices.
         self._sums: dict[int, Tensor] = {}
         self._counts: dict[int, Tensor] = {}
@@ -68,26 +70,51 @@ class MomentsFitter:
         """
         rows_ND = _exact(rows_ND)
         weight_GN = weight_NG.to(rows_ND).T
-        if layer not in self._sums:
-            self._sums[layer] = rows_ND.new_zeros(self._n_groups, rows_ND.shape[1])
+        # All that takes memory comes first: where it does not suffice, nothing has been added yet.
+        count_G, width = weight_GN.sum(1), rows_ND.shape[1]
+        weighted_DN = (rows_ND * weight_GN.sum(0)[:, None]).T if self._with_products else None
+        if weighted_DN is not None and layer not in self._products:
+            self._products[layer] = rows_ND.new_zeros(width, width)
+        if layer not in self._counts:
             self._counts[layer] = rows_ND.new_zeros(self._n_groups)
+        if layer not in self._sums:
+            self._sums[layer] = rows_ND.new_zeros(self._n_groups, width)
         self._sums[layer].addmm_(weight_GN, rows_ND)
-        self._counts[layer] += weight_GN.sum(1)
-        if self._with_products:
-            if layer not in self._products:
-                self._products[layer] = rows_ND.new_zeros(rows_ND.shape[1], rows_ND.shape[1])
-            self._products[layer].addmm_((rows_ND * weight_GN.sum(0)[:, None]).T, rows_ND)
+        self._counts[layer] += count_G
+        if weighted_DN is not None:
+            self._products[layer].addmm_(weighted_DN, rows_ND)
+
+    def add(self, moments: Moments) -> None:
+        """Add what another fitter of the same layers and groups saw. This one must have seen rows at every layer."""
+        for row, layer in enumerate(self.layers):
+            self._sums[layer] += moments.sums[row].to(self._sums[layer])
+            self._counts[layer] += moments.count.to(self._counts[layer])
+            if moments.products is not None:
+                self._products[layer] += moments.products[row].to(self._products[layer])
+
+    def merge(self) -> None:
+        """Add up what the fitters of all ranks saw. Each rank must come by, with rows at every layer."""
+        if ranks.world() == 1:
+            return
+        for of_layer in (self._sums, self._counts, self._products):
+            for layer in self.layers if of_layer else ():
+                of_layer[layer] = ranks.sum_over(of_layer[layer])
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no rows have come yet, not even of weight 0."""
+        return not self._sums
 
     def not_finite(self) -> int | None:
         """The first layer that met a value that is not finite. Waits for the device."""
-        return next((layer for layer in self._layers if not self._sums[layer].isfinite().all()), None)
+        return next((layer for layer in self.layers if not self._sums[layer].isfinite().all()), None)
 
     def result(self) -> Moments:
         """The moments so far, copied to the host."""
-        sums = torch.stack([self._sums[layer].cpu() for layer in self._layers])
-        count = self._counts[self._layers[0]].cpu()
-        products = torch.stack([self._products[layer].cpu() for layer in self._layers]) if self._with_products else None
-        return Moments(self._layers, count, sums, products)
+        sums = torch.stack([self._sums[layer].cpu() for layer in self.layers])
+        count = self._counts[self.layers[0]].cpu()
+        products = torch.stack([self._products[layer].cpu() for layer in self.layers]) if self._with_products else None
+        return Moments(self.layers, count, sums, products)
 
 
 def _exact(rows: Tensor) -> Tensor:

@@ -1,43 +1,28 @@
-"""Texts through the model, each once, into moments.
+"""Texts through the model, each once, into moments: in batches that are the same however many ranks share them.
 
 Shapes: B batch, T positions, D width, N rows, G groups.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
+from accelerate.utils import memory
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerBase
 
+from emoreg import ranks, sharded
 from emoreg.extraction.moments import Moments, MomentsFitter
-from emoreg.residual import evaluating, run_to, unwrap
+from emoreg.extraction.shards import Shards
+from emoreg.extraction.tokens import Tokens, input_device
+from emoreg.passes import run_to
+from emoreg.residual import evaluating, unwrap
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """A text cut into tokens, special ones included."""
-
-    ids: Int[Tensor, " T"]
-    begin: int
-    """First position of the text's own tokens, behind BOS."""
-    end: int
-    """One past the last of them."""
-
-    @property
-    def first_read(self) -> int:
-        """First position that may be read. Position 0 never is: where no BOS takes it, the text's own first token
-        serves as the attention sink, and its residual can be a hundred times as long as any other."""
-        return max(self.begin, 1)
-
-    def __len__(self) -> int:
-        return len(self.ids)
 
 
 @dataclass(frozen=True)
@@ -65,69 +50,6 @@ Rows = Callable[[int, Tensor, Batch], tuple[Tensor, Tensor]]
 """Layer, hidden states and batch to the rows that go into the moments and their weight in each group."""
 
 
-def tokenise(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], read_from: Sequence[int] | None = None
-) -> list[Tokens]:
-    """Cut texts as the tokenizer does by default, BOS included if it adds one, no longer than the model's context.
-
-    ``read_from`` gives, per text, the character whose token is the first that counts as the text's own.
-
-    Raises:
-        ValueError: for a text without a token to read, or a tokenizer that is not the model's.
-    """
-    config = unwrap(model).config.get_text_config(decoder=True)  # pyright: ignore
-    context, n_embeddings = getattr(config, "max_position_embeddings", None), _embeddings(model).weight.shape[0]
-    tokens, n_long = [], 0
-    for number, (text, ids, special) in enumerate(_encoded(tokenizer, texts)):
-        n_long += context is not None and len(ids) > context
-        ids, special = ids[:context], special[:context]
-        begin, end = 0, len(ids)
-        while begin < end and (special[begin] or ids[begin] == tokenizer.bos_token_id):
-            begin += 1
-        while end > begin and special[end - 1]:
-            end -= 1
-        if read_from is not None and read_from[number]:
-            begin = max(begin, _token_at(tokenizer, text, read_from[number]))
-        if end <= max(begin, 1):
-            raise ValueError(
-                f"text {text[:40]!r} has no token to read: it is empty, a single token without a BOS, or starts to be "
-                "read behind its end"
-            )
-        if max(ids) >= n_embeddings:
-            raise ValueError(
-                f"the tokenizer gave token {max(ids)}, but the model has {n_embeddings} embeddings; "
-                "use the model's own tokenizer"
-            )
-        tokens.append(Tokens(torch.tensor(ids, dtype=torch.int32), begin, end))
-    if n_long:
-        logger.warning(
-            "%d of %d texts are longer than the context (%d tokens) and were cut", n_long, len(texts), context
-        )
-    return tokens
-
-
-def _token_at(tokenizer: PreTrainedTokenizerBase, text: str, character: int) -> int:
-    """Position of the first token that ends behind a character; past the end if there is none."""
-    offsets = tokenizer(text, return_offsets_mapping=True, verbose=False)["offset_mapping"]
-    # Special tokens lie at (0, 0); a byte-level token counts the space before its word as its own.
-    return next((n for n, (_, end) in enumerate(offsets) if end > character), len(offsets))
-
-
-def _encoded(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Iterator[tuple[str, list[int], list[int]]]:
-    """Each text, its token ids, and which of these the tokenizer added. Some at a time: lists of ints are large."""
-    for at in range(0, len(texts), 1024):
-        chunk = list(texts[at : at + 1024])
-        encoded = tokenizer(
-            chunk,
-            padding=False,
-            truncation=False,
-            return_attention_mask=False,
-            return_special_tokens_mask=True,
-            verbose=False,
-        )
-        yield from zip(chunk, encoded["input_ids"], encoded["special_tokens_mask"], strict=True)
-
-
 def stream_moments(
     model: nn.Module,
     layers: Sequence[int],
@@ -137,53 +59,149 @@ def stream_moments(
     *,
     products: bool = False,
     from_token: int = 1,
-    batch_size: int = 16,
+    tokens_per_batch: int,
     bar: tqdm,
+    shards: Shards | None = None,
 ) -> Moments:
     """Forward every text once, in eval mode and without the head, and add up what ``rows`` makes of each layer.
 
+    Batches are dealt to the ranks of a distributed run, each of which must call this and gets the moments of all. What
+    ``shards`` already hold is not done again.
+
     Raises:
-        ValueError: naming the first layer that gave a value that is not finite.
+        ValueError: naming the first layer that gave a value that is not finite; for a text that alone needs more memory
+            than there is, or a tensor-parallel model on several ranks; on all ranks if one of them fails.
     """
-    fitter = MomentsFitter(layers, n_groups, products)
+    check_ranks(model)
+    # Longest first: little padding, and memory that does not suffice shows in the first batch.
+    batches = cut(texts, sorted(range(len(texts)), key=lambda n: -len(texts[n])), tokens_per_batch)
+    done = set() if shards is None else shards.done
+    missing, world, rank = [n for n in range(len(batches)) if n not in done], ranks.world(), ranks.rank()
+    turns = [missing[at : at + world] for at in range(0, len(missing), world)] or [[]]
+    is_sharded = sharded.is_sharded(model)
+    fitter, mine = MomentsFitter(layers, n_groups, products), list[int]()
+    passes = _Passes(model, fitter, texts, rows, from_token, tokens_per_batch, can_split=not is_sharded)
+    bar.update(sum(len(batches[n]) for n in done))
+
+    def take(turn: Sequence[int]) -> None:
+        if rank < len(turn):
+            passes.add(batches[turn[rank]])
+            mine.append(turn[rank])
+        elif is_sharded or fitter.is_empty:  # others wait for this rank's share of the weights, or of the sums
+            passes.add(batches[-1][-1:], counts=False)
+        bar.update(sum(len(batches[n]) for n in turn))
+        if shards is not None and mine:
+            shards.save(fitter.result, mine)
+
+    def watched():
+        # A rank of a sharded model cannot tell the others: they wait for its weights, and see that it is gone.
+        return nullcontext() if is_sharded else ranks.together()
+
     with evaluating(model):
-        for number, batch in enumerate(_batches(model, texts, from_token, batch_size)):
-            run_to(
-                model,
-                layers,
-                lambda layer, hidden, batch=batch: fitter.update(layer, *rows(layer, hidden, batch)),
-                input_ids=batch.ids,
-                attention_mask=batch.present.long(),
-            )
-            bar.update(len(batch.index))
-            if number == 0:  # a broken model shows at once; looking after each batch would wait for the device
-                _check_finite(model, fitter)
+        with watched():
+            take(turns[0])
+        _check_finite(model, fitter)  # a broken model shows at once; each batch's look would wait for the device
+        with watched():
+            for turn in turns[1:]:
+                take(turn)
+            if shards is not None:
+                shards.close(fitter.result, mine)
+                for moments in shards.earlier():
+                    fitter.add(moments)
+    fitter.merge()
     _check_finite(model, fitter)
     return fitter.result()
 
 
-def input_device(model: nn.Module) -> torch.device:
-    """Where token ids have to be: a model may be spread over devices."""
-    return _embeddings(model).weight.device
+class _Passes:
+    """Forward passes into a fitter, in pieces where memory does not suffice for a whole batch."""
+
+    def __init__(self, model, fitter, texts, rows, from_token, tokens_per_batch, can_split):
+        self._model, self._fitter, self._texts, self._rows = model, fitter, texts, rows
+        self._from_token, self._can_split = from_token, can_split
+        self._tokens = tokens_per_batch
+
+    def add(self, index: Sequence[int], counts: bool = True) -> None:
+        """Run some texts, the longest first, and add their rows at every layer, at weight 0 if they do not count."""
+        # A pass that breaks off has been added at its lower layers. They are not to add it again.
+        pieces = [(list(index), frozenset[int]())]
+        while pieces:
+            piece, added = pieces.pop(0)
+            parts = cut(self._texts, piece, self._tokens)
+            if len(parts) > 1:
+                pieces[:0] = [(part, added) for part in parts]
+                continue
+            now = set(added)
+            if self._fits(piece, now, counts):
+                continue
+            # Only here has the exception let go of what the pass had on the device.
+            memory.clear_device_cache(garbage_collection=True)
+            self._tokens = len(piece) * len(self._texts[piece[0]]) // 2
+            pieces.insert(0, (piece, frozenset(now)))
+            logger.warning("out of memory; batches have at most %d padded tokens from here on", self._tokens)
+
+    def _fits(self, piece: Sequence[int], added: set[int], counts: bool) -> bool:
+        batch = _padded(self._texts, piece, self._from_token, input_device(self._model))
+
+        def visit(layer: int, hidden: Tensor) -> None:
+            if layer not in added:
+                rows, weight = self._rows(layer, hidden, batch)
+                self._fitter.update(layer, rows, weight if counts else torch.zeros_like(weight))
+                added.add(layer)
+
+        layers = self._fitter.layers
+        try:
+            run_to(self._model, layers, visit, input_ids=batch.ids, attention_mask=batch.present.long())
+        except Exception as error:
+            if not (isinstance(error, torch.OutOfMemoryError) or memory.should_reduce_batch_size(error)):
+                raise
+            shape = f"{len(piece)} x {batch.ids.shape[1]} tokens"
+            if not self._can_split:
+                raise ValueError(
+                    f"out of memory in a forward pass of {shape}; ranks that share a model's weights cannot back off "
+                    f"one by one: take fewer tokens per batch, or more ranks ({error})"
+                ) from error
+            if len(piece) == 1:
+                raise ValueError(
+                    f"out of memory in a forward pass of a single text ({shape}); shorten the texts, or load the "
+                    f"model in a smaller dtype, quantised, or over several devices (device_map) ({error})"
+                ) from error
+            return False
+        return True
 
 
-def _embeddings(model: nn.Module) -> nn.Embedding:
-    return unwrap(model).get_input_embeddings()  # pyright: ignore
+def cut(texts: Sequence[Tokens], index: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
+    """Texts, given the longest first, in batches of so many padded tokens at most. A longer text is one of its own."""
+    batches: list[list[int]] = []
+    for n in index:
+        if batches and len(texts[batches[-1][0]]) * (len(batches[-1]) + 1) <= tokens_per_batch:
+            batches[-1].append(n)
+        else:
+            batches.append([n])
+    return batches
 
 
-def _batches(model: nn.Module, texts: Sequence[Tokens], from_token: int, batch_size: int) -> Iterator[Batch]:
-    # Longest first: little padding, and memory that does not suffice shows in the first batch.
-    order = sorted(range(len(texts)), key=lambda n: -len(texts[n]))
-    device = input_device(model)
-    for at in range(0, len(order), batch_size):
-        index = order[at : at + batch_size]
-        chosen = [texts[n] for n in index]
-        length, first, end = torch.tensor([(len(text), text.first_read, text.end) for text in chosen]).T.unsqueeze(-1)
-        rule = torch.tensor([[_first_by_rule(text, from_token)] for text in chosen])
-        position = torch.arange(len(chosen[0]))
-        masks = position < length, (position >= first) & (position < end), (position >= rule) & (position < end)
-        ids = pad_sequence([text.ids for text in chosen], batch_first=True)  # any token will do where none is seen
-        yield Batch(*(tensor.to(device) for tensor in (torch.tensor(index), ids.long(), *masks)))
+def check_ranks(model: nn.Module) -> None:
+    """Refuse a model whose ranks must all see the same batch.
+
+    Raises:
+        ValueError: for a tensor-parallel model on several ranks.
+    """
+    if ranks.world() > 1 and (getattr(unwrap(model), "tp_size", None) or 1) > 1:
+        raise ValueError(
+            "texts are dealt to the ranks, but those of a tensor-parallel model must see the same; load it whole, with "
+            "FSDP or ZeRO-3, or in one process with device_map"
+        )
+
+
+def _padded(texts: Sequence[Tokens], index: Sequence[int], from_token: int, device: torch.device) -> Batch:
+    chosen = [texts[n] for n in index]
+    length, first, end = torch.tensor([(len(text), text.first_read, text.end) for text in chosen]).T.unsqueeze(-1)
+    rule = torch.tensor([[_first_by_rule(text, from_token)] for text in chosen])
+    position = torch.arange(len(chosen[0]))
+    masks = position < length, (position >= first) & (position < end), (position >= rule) & (position < end)
+    ids = pad_sequence([text.ids for text in chosen], batch_first=True)  # any token will do where none is seen
+    return Batch(*(tensor.to(device) for tensor in (torch.tensor(index), ids.long(), *masks)))
 
 
 def _first_by_rule(text: Tokens, from_token: int) -> int:
@@ -194,11 +212,19 @@ def _first_by_rule(text: Tokens, from_token: int) -> int:
 
 def _check_finite(model: nn.Module, fitter: MomentsFitter) -> None:
     layer = fitter.not_finite()
+    if ranks.world() > 1:  # one that is found on any rank, so that all look for the cause
+        said = [int(found) for found in ranks.gather("-1" if layer is None else str(layer)) if found != "-1"]
+        layer = min(said, default=None)
     if layer is None:
         return
-    bad = [name for name, parameter in unwrap(model).named_parameters() if not parameter.isfinite().all()]
+    bad = dict[str, None]()
+    for name, parameter in sharded.weights(model):
+        with sharded.gathered(parameter) as whole:
+            if not whole.isfinite().all():
+                bad[name] = None
     if bad:
-        cause = f"parameter {bad[0]} holds nan or inf" + (f", and so do {len(bad) - 1} more" if bad[1:] else "")
+        cause = f"parameter {next(iter(bad))} holds nan or inf"
+        cause += f", and so do {len(bad) - 1} more" if len(bad) > 1 else ""
     else:
         dtype = next(model.parameters()).dtype
         cause = f"its parameters are, so the forward pass overflows in {dtype}; load the model in bfloat16 or float32"

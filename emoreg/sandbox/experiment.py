@@ -50,7 +50,7 @@ class Judgement:
 def extract_vectors(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, seed: int = 0) -> EmotionVectors:
     """The organism's emotion vectors, from stories and neutral texts of the world."""
     stories = data.stories(seed, per_emotion=60)
-    return extract(model, tokenizer, stories, data.neutral_texts(seed, 200), from_token=FROM_TOKEN, batch_size=64)
+    return extract(model, tokenizer, stories, data.neutral_texts(seed, 200), from_token=FROM_TOKEN)
 
 
 def fine_tune(
@@ -116,7 +116,7 @@ def judge(
     general_loss, _ = _evaluate(model, vectors, general)
     _, neutral_z = _evaluate(model, vectors, neutral)
     probes = [LabelledText(p.text, p.emotion, p.group, p.start) for p in data.probes(held_out, per_emotion=80)]
-    auc = held_out_auc(model, tokenizer, probes, from_token=1, batch_size=64, progress=False)
+    auc = held_out_auc(model, tokenizer, probes, from_token=1, progress=False)
     return Judgement(
         behaviour=behaviour.measure(model, tokenizer, count=replies, seed=seed),
         task_loss=task_loss,

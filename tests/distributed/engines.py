@@ -1,4 +1,4 @@
-"""Every engine that spreads a run over processes, as accelerate and transformers set it up, but on the CPU over gloo."""
+"""Every engine that spreads a run over processes, as accelerate and transformers set it up, but over gloo on a CPU."""
 
 from typing import Any
 
@@ -13,10 +13,10 @@ ENGINES = ("DDP", "FSDP2", "FSDP1", "ZeRO-1", "ZeRO-2", "ZeRO-3")
 
 
 def options(engine: str) -> dict[str, Any]:
-    """What a trainer's config is told. Call before it is made."""
-    kind, _, stage = engine.partition("-") if "-" in engine else (engine[:-1], "", engine[-1])
+    """What a trainer's config is told. Call before it is made. DDP is told nothing, nor is ``none``: one process."""
+    kind, stage = engine.rstrip("-123"), engine[-1]
     if kind == "FSDP":
-        _show_fsdp_to_accelerate()
+        show_gpus_to_accelerate()
         # sync_module_states would look for a GPU.
         config = {"version": int(stage), "sync_module_states": False, "state_dict_type": "SHARDED_STATE_DICT"}
         return {"fsdp": True, "fsdp_config": config}
@@ -34,8 +34,8 @@ def options(engine: str) -> dict[str, Any]:
     return {}
 
 
-def _show_fsdp_to_accelerate() -> None:
-    """What accelerate would see on GPUs, from when a config has named the device: on a CPU it leaves FSDP out."""
+def show_gpus_to_accelerate() -> None:
+    """From when a config has named the device on: on a CPU accelerate leaves FSDP and tensor parallelism out."""
     named = TrainingArguments.__post_init__
 
     def naming(self: TrainingArguments) -> None:

@@ -25,7 +25,7 @@ def model(tiny_llama, tiny_tokenizer):
 
 
 def run(model, tokenizer, texts=None, plain=None, **options):
-    options = {"progress": False, "from_token": 20, "denoise_share": 0.0, "batch_size": 4} | options
+    options = {"progress": False, "from_token": 20, "denoise_share": 0.0, "tokens_per_batch": 400} | options
     return extract(model, tokenizer, texts or corpus(), plain or neutral(), **options)
 
 
@@ -91,7 +91,14 @@ class TestAgreesWithTheSlowWay:
         tokenizer = add_bos(tiny_tokenizer) if with_bos else tiny_tokenizer
         texts, plain = corpus(3), neutral(5)
         vectors = run(
-            model, tokenizer, texts, plain, from_token=from_token, batch_size=4, reference_texts=3, reference_tokens=30
+            model,
+            tokenizer,
+            texts,
+            plain,
+            from_token=from_token,
+            tokens_per_batch=400,
+            reference_texts=3,
+            reference_tokens=30,
         )
         slow = slow_extract(
             model, texts, plain, lambda text: (tokenizer(text)["input_ids"], int(with_bos)), from_token, 3, 30
@@ -136,9 +143,11 @@ class TestInvariance:
         assert_same(right, left, atol=0)
         assert_same(right, without, atol=0)
 
-    @pytest.mark.parametrize("batch_size", [1, 3, 64])
-    def test_batch_size(self, model, tiny_tokenizer, batch_size):
-        assert_same(run(model, tiny_tokenizer), run(model, tiny_tokenizer, batch_size=batch_size), atol=1e-6)
+    @pytest.mark.parametrize("tokens_per_batch", [1, 300, 6400])
+    def test_tokens_per_batch(self, model, tiny_tokenizer, tokens_per_batch):
+        assert_same(
+            run(model, tiny_tokenizer), run(model, tiny_tokenizer, tokens_per_batch=tokens_per_batch), atol=1e-6
+        )
 
     def test_order_of_texts(self, model, tiny_tokenizer):
         texts, plain = corpus(), neutral()
@@ -207,7 +216,8 @@ class TestEconomy:
 
         def waits(n: int) -> int:
             with Count() as count:
-                run(model, tiny_tokenizer, corpus(n, 60, 60), neutral(3 * n, 60, 60), reference_texts=2)
+                texts, plain = corpus(n, 60, 60), neutral(3 * n, 60, 60)
+                run(model, tiny_tokenizer, texts, plain, reference_texts=2, tokens_per_batch=4 * 61)
             return count.n
 
         ids = torch.ones(4, 60, dtype=torch.long)
@@ -347,7 +357,7 @@ class TestErrors:
             ValueError,
             match=r"^the mean of 'desperate' coincides with the mean over emotions at layer 0, so it has no dir",
         ):
-            run(model, tiny_tokenizer, texts, batch_size=3)
+            run(model, tiny_tokenizer, texts, tokens_per_batch=300)
 
     def test_a_text_without_tokens(self, model, tiny_tokenizer):
         with pytest.raises(
@@ -388,7 +398,7 @@ class TestErrors:
         ("option", "message"),
         [
             ({"from_token": 0}, "from_token counts from 1, got 0"),
-            ({"batch_size": 0}, "batch_size must be 1 or more, got 0"),
+            ({"tokens_per_batch": 0}, "tokens_per_batch must be 1 or more, got 0"),
             ({"reference_texts": 0}, "reference_texts must be 1 or more, got 0"),
             ({"reference_tokens": 1}, "reference_tokens must be 2 or more, got 1"),
         ],

@@ -88,11 +88,15 @@ def expected(model, vectors, batch, share) -> dict[str, Tensor]:
 
 
 def assert_alike(got: dict[str, Tensor], wanted: dict[str, Tensor], margin: float = 1e-6) -> None:
+    """Over all parameters, as docs/trainers.md measures it; no single one may be off by ten times as much."""
     assert wanted
     assert got.keys() == wanted.keys()
-    for name, gradient in wanted.items():
-        error = (got[name] - gradient).norm() / gradient.norm()
-        assert error <= margin, f"{name}: {error:.1e}"
+    errors = {name: (got[name] - gradient).norm() for name, gradient in wanted.items()}
+    for name, error in errors.items():
+        # How far a small gradient, a sum of larger parts, is off by rounding alone differs between processors.
+        assert error <= 10 * margin * wanted[name].norm(), name
+    whole = torch.stack([gradient.norm() for gradient in wanted.values()]).norm()
+    assert torch.stack(list(errors.values())).norm() <= margin * whole
 
 
 def lora(**options) -> LoraConfig:

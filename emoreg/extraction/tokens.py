@@ -1,0 +1,124 @@
+"""Texts, cut into tokens as the model will see them.
+
+Shapes: T positions.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from accelerate.utils import has_offloaded_params
+from jaxtyping import Int
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from emoreg.residual import unwrap
+from emoreg.sharded import compute_device, is_sharded
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A text cut into tokens, special ones included."""
+
+    ids: Int[Tensor, " T"]
+    begin: int
+    """First position of the text's own tokens, behind BOS."""
+    end: int
+    """One past the last of them."""
+
+    @property
+    def first_read(self) -> int:
+        """First position that may be read. Position 0 never is: where no BOS takes it, the text's own first token
+        serves as the attention sink, and its residual can be a hundred times as long as any other."""
+        return max(self.begin, 1)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def tokenise(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], read_from: Sequence[int] | None = None
+) -> list[Tokens]:
+    """Cut texts as the tokenizer does by default, BOS included if it adds one, no longer than the model's context.
+
+    ``read_from`` gives, per text, the character whose token is the first that counts as the text's own.
+
+    Raises:
+        ValueError: for a text without a token to read, or a tokenizer that is not the model's.
+    """
+    config = unwrap(model).config.get_text_config(decoder=True)  # pyright: ignore
+    context, n_embeddings = getattr(config, "max_position_embeddings", None), embeddings(model).num_embeddings
+    tokens, n_long = [], 0
+    for number, (text, ids, special) in enumerate(_encoded(tokenizer, texts)):
+        n_long += context is not None and len(ids) > context
+        ids, special = ids[:context], special[:context]
+        begin, end = 0, len(ids)
+        while begin < end and (special[begin] or ids[begin] == tokenizer.bos_token_id):
+            begin += 1
+        while end > begin and special[end - 1]:
+            end -= 1
+        if read_from is not None and read_from[number]:
+            begin = max(begin, _token_at(tokenizer, text, read_from[number]))
+        if end <= max(begin, 1):
+            raise ValueError(
+                f"text {text[:40]!r} has no token to read: it is empty, a single token without a BOS, or starts to be "
+                "read behind its end"
+            )
+        if max(ids) >= n_embeddings:
+            raise ValueError(
+                f"the tokenizer gave token {max(ids)}, but the model has {n_embeddings} embeddings; "
+                "use the model's own tokenizer"
+            )
+        tokens.append(Tokens(torch.tensor(ids, dtype=torch.int32), begin, end))
+    if n_long:
+        logger.warning(
+            "%d of %d texts are longer than the context (%d tokens) and were cut", n_long, len(texts), context
+        )
+    return tokens
+
+
+def _token_at(tokenizer: PreTrainedTokenizerBase, text: str, character: int) -> int:
+    """Position of the first token that ends behind a character; past the end if there is none."""
+    offsets = tokenizer(text, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+    # Special tokens lie at (0, 0); a byte-level token counts the space before its word as its own.
+    return next((n for n, (_, end) in enumerate(offsets) if end > character), len(offsets))
+
+
+def _encoded(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Iterator[tuple[str, list[int], list[int]]]:
+    """Each text, its token ids, and which of these the tokenizer added. Some at a time: lists of ints are large."""
+    for at in range(0, len(texts), 1024):
+        chunk = list(texts[at : at + 1024])
+        encoded = tokenizer(
+            chunk,
+            padding=False,
+            truncation=False,
+            return_attention_mask=False,
+            return_special_tokens_mask=True,
+            verbose=False,
+        )
+        yield from zip(chunk, encoded["input_ids"], encoded["special_tokens_mask"], strict=True)
+
+
+def input_device(model: nn.Module) -> torch.device:
+    """Where token ids have to be: a model may be spread over devices, or wait on the host or a disk for its turn.
+
+    Raises:
+        ValueError: for a model whose embeddings are nowhere.
+    """
+    if is_sharded(model):
+        return compute_device(model)
+    layer = embeddings(model)
+    if has_offloaded_params(layer):
+        return torch.device(layer._hf_hook.execution_device)  # pyright: ignore - accelerate's hook
+    device = next(layer.parameters()).device
+    if device.type == "meta":
+        raise ValueError("the model's embeddings are on the meta device: its weights have not been loaded")
+    return device
+
+
+def embeddings(model: nn.Module) -> nn.Embedding:
+    """The layer that takes token ids in."""
+    return unwrap(model).get_input_embeddings()  # pyright: ignore
