@@ -99,8 +99,9 @@ def _spread_of(model: nn.Module, names: Container[str]) -> dict[str, Float[Tenso
 
 def _spread(parameter: Tensor) -> Float[Tensor, " n"]:
     flat = parameter.detach().reshape(-1)
-    # In fp64: beyond 2^24 values, as any real model's embeddings have, fp32 rounds the last place up to past the end.
-    where = torch.linspace(0, flat.numel() - 1, min(flat.numel(), _SAMPLED_VALUES), dtype=torch.float64).long()
+    last, n = flat.numel() - 1, min(flat.numel(), _SAMPLED_VALUES)
+    # In whole numbers: in fp32, 2^24 values (any real model's embeddings have more) are enough to end past the end.
+    where = torch.arange(n) * last // max(1, n - 1)
     return flat[where.to(flat.device)].float().cpu()
 
 
