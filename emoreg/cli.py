@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 from tqdm import tqdm
 
+from emoreg import checks
+
 app = typer.Typer(
     help="Keep a model's internal desperation down while it is being fine-tuned, and see what became of it.",
     epilog="Start with: emoreg demo",
@@ -75,7 +77,7 @@ def extract(
 
     texts = read_corpus(corpus, text_field=text_field, emotion_field=emotion_field)
     neutral_texts = read_texts(neutral, text_field=text_field)
-    chosen = None if layers is None else _parse_layers(layers)
+    chosen = None if layers is None else checks.layers_in("--layers", layers)
     _check_writable(output)
     loaded, tokenizer = _load(model, dtype, device)
     vectors = run(loaded, tokenizer, texts, neutral_texts, layers=chosen, from_token=from_token,
@@ -118,14 +120,6 @@ def demo(
 
     _check_writable(output / "sandbox")
     run(output, seed=seed)
-
-
-def _parse_layers(text: str) -> list[int]:
-    try:
-        ranges = [part.split("-") for part in text.split(",")]
-        return [layer for first, *last in ranges for layer in range(int(first), int(last[0] if last else first) + 1)]
-    except ValueError:
-        raise ValueError(f"--layers takes block numbers and ranges, as 4,5,8-12; got {text!r}") from None
 
 
 def _check_writable(path: Path) -> None:
