@@ -21,11 +21,9 @@ def train(folder: Path, per_device: int, accumulation: int) -> dict[str, Any]:
         lr_scheduler_type="constant", per_device_train_batch_size=per_device, gradient_accumulation_steps=accumulation,
     )  # fmt: skip
     penalties = [*default_penalties(hinge=0.5), Band("calm", weight=0.5, low=-0.5, high=0.5)]
-    # Gradient norms are of each micro-batch's own gradient.
-    trainer.add_callback(RegularizerCallback(trainer, Regularizer(random_vectors(model), penalties), gradient_every=100))
+    trainer.add_callback(RegularizerCallback(trainer, Regularizer(random_vectors(model), penalties)))
     trainer.train()
-    logs = [{name: value for name, value in log.items() if name.startswith("emo") and "/gradient/" not in name}
-            for log in trainer.state.log_history]  # fmt: skip
+    logs = [{k: v for k, v in log.items() if k.startswith("emo")} for log in trainer.state.log_history]
     return {
         "weights": {name: p.detach().clone() for name, p in model.named_parameters()},
         "logs": [log for log in logs if log],

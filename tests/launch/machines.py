@@ -62,15 +62,15 @@ def two_hosts() -> Iterator[dict[str, list[str]]]:
         for name in names:
             _ip("netns", "add", name)
         _ip("link", "add", "wire", "netns", a, "type", "veth", "peer", "name", "wire", "netns", b)
+        hosts = {}
         for name, address in zip(names, addresses, strict=True):
             _ip("-n", name, "address", "add", f"{address}/24", "dev", "wire")
             for device in ("lo", "wire"):
                 _ip("-n", name, "link", "set", device, "up")
-        named = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"']
-        yield {
-            address: ["ip", "netns", "exec", name, *named, address]
-            for name, address in zip(names, addresses, strict=True)
-        }
+            there = ["netns", "exec", name, "unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', address]
+            _ip(*there, "true")
+            hosts[address] = ["ip", *there]
+        yield hosts
     finally:
         for name in names:
             subprocess.run(["ip", "netns", "delete", name], env=ENVIRONMENT, capture_output=True)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from emoreg.statistics import BINS, HIGH, LOW
+from tests import tiny
 from tests.invariants.test_law_3 import apart
 from tests.launch import law_3
 from tests.launch.machines import ACCELERATE, ROOT, free_port, together, two_hosts
@@ -22,6 +23,7 @@ def ranks(folder: Path) -> list[dict[str, Any]]:
 def same_as_one_process(found: list[dict[str, Any]], folder: Path) -> None:
     one = law_3.train(folder / "one", per_device=8, accumulation=1)
     assert len(one["logs"]) == 3
+    assert apart(one["weights"], tiny.llama().state_dict()) > 1e-3, "the run moves the weights"
     assert apart(found[0]["weights"], one["weights"]) <= 1e-5
     for ours, theirs in zip(found[0]["logs"], one["logs"], strict=True):
         assert ours.keys() == theirs.keys()
