@@ -55,6 +55,8 @@ def two_hosts() -> Iterator[dict[str, list[str]]]:
 
     A host's name is its address, so that no name service is needed for one to find the other.
     """
+    if not shutil.which("ip", path=ENVIRONMENT["PATH"]):
+        pytest.skip("network namespaces need `ip`, of the package iproute2")
     names = [f"emoreg-{os.getpid()}-{host}" for host in "ab"]
     addresses = ["10.77.0.1", "10.77.0.2"]
     a, b = names
@@ -77,8 +79,6 @@ def two_hosts() -> Iterator[dict[str, list[str]]]:
 
 
 def _ip(*words: str) -> None:
-    if not shutil.which("ip", path=ENVIRONMENT["PATH"]):
-        pytest.skip("network namespaces need `ip`, of the package iproute2")
     done = subprocess.run(["ip", *words], env=ENVIRONMENT, capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"no network namespaces here: ip {' '.join(words)}: {done.stderr.strip()}")
