@@ -43,6 +43,15 @@ def layers(name: str, value: Any) -> None:
     refuse_unless(good and len(value) > 0, name, "a list of one or more distinct block numbers", value)
 
 
+def layers_in(name: str, text: str) -> list[int]:
+    """What ``text`` says in block numbers and ranges, as 4,5,8-12."""
+    try:
+        ranges = [part.split("-") for part in text.split(",")]
+        return [layer for first, *last in ranges for layer in range(int(first), int(last[0] if last else first) + 1)]
+    except ValueError:
+        raise ValueError(f"{name} takes block numbers and ranges, as 4,5,8-12; got {text!r}") from None
+
+
 def tokens(name: str, value: Any) -> None:
     """One or more token ids, in a list or tuple."""
     good = _is_sequence(value) and all(_is_whole(one) and one >= 0 for one in value)

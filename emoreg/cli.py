@@ -10,6 +10,8 @@ from typing import Annotated
 import typer
 from tqdm import tqdm
 
+from emoreg import checks, ranks
+
 app = typer.Typer(
     help="Keep a model's internal desperation down while it is being fine-tuned, and see what became of it.",
     epilog="Start with: emoreg demo",
@@ -78,7 +80,6 @@ def extract(
 
     Example: `emoreg extract Qwen/Qwen3-0.6B stories.jsonl --neutral dialogues.jsonl --output vectors/qwen3-0.6b`
     """
-    from emoreg import ranks
     from emoreg.extraction import extract as run
     from emoreg.extraction import read_corpus, read_texts
 
@@ -88,7 +89,7 @@ def extract(
                 raise ValueError("--device-map says where the model lies; leave --device out")
             texts = read_corpus(corpus, text_field=text_field, emotion_field=emotion_field)
             neutral_texts = read_texts(neutral, text_field=text_field)
-            chosen = None if layers is None else _parse_layers(layers)
+            chosen = None if layers is None else checks.layers_in("--layers", layers)
             if _is_first():
                 _check_writable(output)
             loaded, tokenizer = _load(model, dtype, device_of_rank, device_map)
@@ -137,14 +138,6 @@ def demo(
     run(output, seed=seed)
 
 
-def _parse_layers(text: str) -> list[int]:
-    try:
-        ranges = [part.split("-") for part in text.split(",")]
-        return [layer for first, *last in ranges for layer in range(int(first), int(last[0] if last else first) + 1)]
-    except ValueError:
-        raise ValueError(f"--layers takes block numbers and ranges, as 4,5,8-12; got {text!r}") from None
-
-
 def _check_writable(path: Path) -> None:
     """Find out before the work, not after it."""
     try:
@@ -179,7 +172,6 @@ def _ranks(device: str | None) -> Iterator[str]:
 
 
 def _is_first() -> bool:
-    from emoreg import ranks
 
     return ranks.rank() == 0
 
@@ -188,8 +180,6 @@ def _load(name: str, dtype: str, device: str, device_map: str | None):
     from torch import nn
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
-
-    from emoreg import ranks
 
     if not _is_first():
         disable_progress_bar()

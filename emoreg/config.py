@@ -32,7 +32,9 @@ class RegularizerConfig:
     reasoning_markers: list[str] = field(
         default_factory=lambda: ["<think>", "</think>"], metadata={"help": "What scope reasoning lies between."}
     )
-    emotion_layers: list[int] | None = field(default=None, metadata={"help": "Blocks to read; all of the file's."})
+    emotion_layers: list[int] | str | None = field(
+        default=None, metadata={"help": "Blocks to read, as 4,5,8-12 (in YAML a list too); all of the file's."}
+    )
     monitor: list[str] | None = field(default=None, metadata={"help": "Emotions to log; all of the file's."})
     term_schedule: Literal["constant", "linear", "cosine"] = field(
         default="constant", metadata={"help": "How the weights rise and fall: constant, linear or cosine."}
@@ -58,6 +60,8 @@ class RegularizerConfig:
         checks.number("hinge_threshold", self.hinge_threshold)
         checks.whole("anchor_every", self.anchor_every, 1)
         check_steps(self.term_warmup_steps, self.term_total_steps, prefix="term_")
+        if isinstance(self.emotion_layers, str):
+            self.emotion_layers = checks.layers_in("emotion_layers", self.emotion_layers)
         if self.emotion_layers is not None:
             checks.layers("emotion_layers", self.emotion_layers)
         checks.option("term_schedule", self.term_schedule, ("constant", "linear", "cosine"))
@@ -74,7 +78,7 @@ class RegularizerConfig:
             ValueError: for a file, emotion, layer, scope or number that will not do.
         """
         scope = self.build_scope(tokenizer)
-        vectors = EmotionVectors.load(self.vectors).select(layers=self.emotion_layers)
+        vectors = self.load_vectors()
         vectors.index(self.emotion)  # also where both weights are 0, and nothing else would look at it
         penalties: list[Penalty] = []
         if self.hinge_weight:
@@ -85,6 +89,11 @@ class RegularizerConfig:
         return Regularizer(
             vectors, penalties, scope=scope, schedule=self._schedule(), monitor=self.monitor, non_finite=self.non_finite
         )
+
+    def load_vectors(self) -> EmotionVectors:
+        """The file's vectors, at the chosen layers."""
+        assert not isinstance(self.emotion_layers, str), "__post_init__ has read it"
+        return EmotionVectors.load(self.vectors).select(layers=self.emotion_layers)
 
     def build_scope(self, tokenizer: str | None = None) -> Scope:
         """The scope by its name, or `Reasoning` between its markers."""

@@ -27,7 +27,7 @@ from trl import (
     get_quantization_config,
 )
 
-from emoreg import EmotionReward, EmotionVectors, Hinge, RegularizerCallback
+from emoreg import EmotionReward, Hinge, RegularizerCallback
 from emoreg.config import RegularizerConfig
 
 
@@ -60,9 +60,10 @@ def reward_function(name: str) -> Callable:
 
 def emotion_reward(regularizer: RegularizerConfig, weight: float, model: str | None) -> EmotionReward:
     """The hinge of the regularizer, with a weight of its own, as a reward."""
-    vectors = EmotionVectors.load(regularizer.vectors).select(layers=regularizer.emotion_layers)
     threshold, scope = regularizer.hinge_threshold, regularizer.build_scope(model)
-    return EmotionReward(vectors, [Hinge(regularizer.emotion, weight=weight, threshold=threshold, scope=scope)])
+    return EmotionReward(
+        regularizer.load_vectors(), [Hinge(regularizer.emotion, weight=weight, threshold=threshold, scope=scope)]
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> GRPOTrainer:

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Shared by the scripts that set themselves up: `source` it, then call `setup`.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -16,7 +17,7 @@ setup() {
         rm -f "$stamp"
         "$python" -m venv "$venv"
         "$venv/bin/python" -m pip install -qq --disable-pip-version-check \
-            --constraint "$root/scripts/constraints.txt" --editable "$root[dev]"
+            --constraint "$root/scripts/constraints.txt" --editable "${root}[dev]"
         echo "$wanted" >"$stamp"  # last: an install that broke off is done again
     fi
     export PATH=$venv/bin:$PATH

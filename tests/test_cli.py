@@ -170,7 +170,7 @@ class TestTrain:
         refused(train(files, "--emotion", "desprate"), "did you mean 'desperate'?")
 
     def test_a_layer_out_of_range(self, files):
-        refused(train(files, "--emotion_layers", "1", "12"), "layer 12 is out of range")
+        refused(train(files, "--emotion_layers", "1,12"), "layer 12 is out of range")
 
     def test_a_negative_weight(self, files):
         refused(train(files, "--hinge_weight", "-1"), "weight must be a finite number of at least 0, got -1.0")

@@ -48,3 +48,17 @@ def test_reasoning_takes_its_markers_from_the_models_tokenizer(vectors, tmp_path
 
 def test_non_finite_reaches_the_regularizer(vectors):
     assert RegularizerConfig(vectors, non_finite="skip").build().non_finite == "skip"
+
+
+@pytest.mark.parametrize(("said", "layers"), [("1,2-3", [1, 2, 3]), ([0, 3], [0, 3]), (None, [0, 1, 2, 3])])
+def test_layers_are_a_list_or_as_on_the_command_line(vectors, said, layers):
+    assert list(RegularizerConfig(vectors, emotion_layers=said).build().vectors.layers) == layers
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [("1-", "emotion_layers takes block numbers and ranges"), ("3-1", "one or more"), ("1,1", "distinct")],
+)
+def test_layers_that_will_not_do(vectors, said, error):
+    with pytest.raises(ValueError, match=error):
+        RegularizerConfig(vectors, emotion_layers=said)

@@ -72,7 +72,8 @@ TARGET = {
 }  # fmt: skip
 CONFIG = {
     "emotion": bad.NAME, "hinge_weight": bad.number(0), "hinge_threshold": bad.number(), "anchor_weight": bad.number(0),
-    "anchor_every": bad.whole(1), "scope": bad.SCOPE, "emotion_layers": bad.LAYERS, "monitor": bad.NAMES,
+    "anchor_every": bad.whole(1), "scope": bad.SCOPE, "monitor": bad.NAMES,
+    "emotion_layers": bad.LAYERS.filter(lambda value: value != "01"),  # which says block 1 here
     "term_schedule": bad.words("constant", "linear", "cosine"), "term_warmup_steps": bad.whole(0, near=[9, 10]),
     "term_total_steps": bad.whole(3, near=[2, 1, 0], optional=True), "vectors": bad.PATH,
 }  # fmt: skip
