@@ -172,7 +172,6 @@ def _ranks(device: str | None) -> Iterator[str]:
 
 
 def _is_first() -> bool:
-
     return ranks.rank() == 0
 
 
