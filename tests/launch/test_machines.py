@@ -6,10 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from emoreg.statistics import BINS, HIGH, LOW
-from tests import tiny
-from tests.invariants.test_law_3 import apart
-from tests.launch import law_3
+from tests.distributed import law_3
 from tests.launch.machines import ACCELERATE, ROOT, free_port, together, two_hosts
 
 pytestmark = pytest.mark.slow
@@ -18,21 +15,6 @@ WORK = [ROOT / "tests/launch/law_3.py", "."]
 
 def ranks(folder: Path) -> list[dict[str, Any]]:
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(4)]
-
-
-def same_as_one_process(found: list[dict[str, Any]], folder: Path) -> None:
-    one = law_3.train(folder / "one", per_device=8, accumulation=1)
-    assert len(one["logs"]) == 3
-    assert apart(one["weights"], tiny.llama().state_dict()) > 1e-3, "the run moves the weights"
-    assert apart(found[0]["weights"], one["weights"]) <= 1e-5
-    for ours, theirs in zip(found[0]["logs"], one["logs"], strict=True):
-        assert ours.keys() == theirs.keys()
-        for metric, value in theirs.items():
-            margin = (HIGH - LOW) / BINS if metric.endswith("/p95") else 1e-6
-            assert ours[metric] == pytest.approx(value, abs=margin, rel=1e-6), metric
-    for other in found[1:]:
-        assert apart(other["weights"], found[0]["weights"]) == 0.0
-        assert other["logs"] == found[0]["logs"]
 
 
 def test_two_hosts_by_the_multinode_config(tmp_path):
@@ -46,7 +28,7 @@ def test_two_hosts_by_the_multinode_config(tmp_path):
         ), folder=tmp_path)  # fmt: skip
     found = ranks(tmp_path)
     assert [rank["host"] for rank in found] == ["10.77.0.1"] * 2 + ["10.77.0.2"] * 2
-    same_as_one_process(found, tmp_path)
+    law_3.assert_same(found, law_3.one("SFT", "full", tmp_path))
 
 
 def test_two_machines_by_torchrun(tmp_path):
@@ -55,4 +37,4 @@ def test_two_machines_by_torchrun(tmp_path):
     together(
         *machines, folder=tmp_path, NNODES="2", NPROC="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port())
     )  # fmt: skip
-    same_as_one_process(ranks(tmp_path), tmp_path)
+    law_3.assert_same(ranks(tmp_path), law_3.one("SFT", "full", tmp_path))
