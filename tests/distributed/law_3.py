@@ -24,6 +24,7 @@ WAYS: dict[str, tuple[tuple[int, int], dict[str, Any]]] = {
     "LoRA": ((2, 2), {"lora": True}),
     "no accumulation": ((4, 1), {"n_rows": 32}),
     "checkpointing": ((2, 2), _RECOMPUTED),
+    "evaluation": ((2, 2), {"evaluate": True}),
     # DDP refuses adapters under reentrant checkpointing, unless told that no parameter goes unused; so without us.
     "LoRA, reentrant, no accumulation": (
         (4, 1),
@@ -45,7 +46,7 @@ def fixed_completions(self, prompt_ids, *args, **kwargs):
 
 def train(
     rank, folder, name, cut, engine="DDP", *, vectors_seed=0, penalties=None, schedule=None, resume=None, lora=False,
-    n_rows=36, model=None, gradient_every=2, callbacks=(), **options: Any,
+    n_rows=36, model=None, gradient_every=2, evaluate=False, callbacks=(), **options: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """One rank's part of a run of ``cut``: rows per micro-batch and micro-batches to a step.
 
@@ -59,10 +60,12 @@ def train(
     torch.manual_seed(0)
     if lora:
         options["peft_config"] = LoraConfig(task_type=TaskType.CAUSAL_LM, target_modules="all-linear", r=4)
+    if evaluate:
+        options |= {"eval_dataset": rows(name).select(range(8)), "eval_strategy": "steps", "eval_steps": LOGGING_STEPS}
     trainer = CASES[name].trainer(
         model, folder, data=rows(name).select(range(n_rows)),
         max_steps=STEPS, learning_rate=1e-2, optim="sgd", lr_scheduler_type="constant",
-        per_device_train_batch_size=cut[0], gradient_accumulation_steps=cut[1],
+        per_device_train_batch_size=cut[0], gradient_accumulation_steps=cut[1], per_device_eval_batch_size=2,
         **{"logging_steps": LOGGING_STEPS} | options,
     )  # fmt: skip
     if penalties is None:
@@ -79,7 +82,7 @@ def train(
     for callback in callbacks:
         trainer.add_callback(callback)
     trainer.train(resume_from_checkpoint=resume)
-    logs = [{k: v for k, v in log.items() if k.startswith("emo")} for log in trainer.state.log_history]
+    logs = [{k: v for k, v in log.items() if k.startswith(("emo", "eval_emo"))} for log in trainer.state.log_history]
     return {"weights": engines.weights(trainer), "logs": [log for log in logs if log], "sums": sums}
 
 
