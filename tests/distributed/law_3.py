@@ -72,9 +72,9 @@ def train(
         penalties = [*default_penalties(hinge=0.5), Band("calm", weight=0.5, low=-0.5, high=0.5)]
     sums, all_reduce = [], torch.distributed.all_reduce
 
-    def counting(value, *args, **kwargs):
-        sums.append((trainer.state.global_step, value.numel()))
-        return all_reduce(value, *args, **kwargs)
+    def counting(tensor, *args, **kwargs):  # by torch's own name, which DeepSpeed says
+        sums.append((trainer.state.global_step, tensor.numel()))
+        return all_reduce(tensor, *args, **kwargs)
 
     torch.distributed.all_reduce = counting
     regularizer = Regularizer(vectors, penalties, schedule=schedule)
