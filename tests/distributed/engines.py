@@ -21,6 +21,7 @@ def options(engine: str) -> dict[str, Any]:
         config = {"version": int(stage), "sync_module_states": False, "state_dict_type": "SHARDED_STATE_DICT"}
         return {"fsdp": True, "fsdp_config": config}
     if kind == "ZeRO":
+        _build_nothing()
         # Small weights would stay whole, and so would those to be used again soon.
         small = ("param_persistence_threshold", "max_live_parameters", "max_reuse_distance", "prefetch_bucket_size")
         zero = {f"stage3_{name}": 0 for name in small}
@@ -32,6 +33,17 @@ def options(engine: str) -> dict[str, Any]:
             }
         }  # fmt: skip
     return {}
+
+
+def _build_nothing() -> None:
+    """DeepSpeed would compile another way to talk on one machine. Killed meanwhile, it leaves a lock, and every later run
+    there waits for that."""
+    import deepspeed
+    from deepspeed.accelerator import get_accelerator
+
+    builder = get_accelerator().create_op_builder("ShareMemCommBuilder")
+    if builder is not None:  # on a CPU
+        deepspeed.ops.__compatible_ops__[builder.NAME] = False
 
 
 def show_gpus_to_accelerate() -> None:

@@ -1,4 +1,4 @@
-"""Runs a script with FSDP, which accelerate would silently leave out on a CPU: `on_cpu.py SCRIPT ARGUMENTS`."""
+"""Runs a script as an engine of `engines.ENGINES` takes it on a CPU: `on_cpu.py ENGINE SCRIPT ARGUMENTS`."""
 
 import runpy
 import sys
@@ -6,6 +6,6 @@ import sys
 from tests.distributed import engines
 
 if __name__ == "__main__":
-    engines.options("FSDP2")  # from here on accelerate sees what it would on GPUs
-    del sys.argv[0]
+    engines.options(sys.argv[1])
+    del sys.argv[:2]
     runpy.run_path(sys.argv[0], run_name="__main__")

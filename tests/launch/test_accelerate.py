@@ -50,9 +50,10 @@ def test_the_launcher_does_what_the_config_says(name):
 def test_a_recipe_trains_and_saves_a_whole_model(name, config, tmp_path):
     if name.startswith("zero"):
         pytest.importorskip("deepspeed")
-    on_cpu = [ROOT / "tests/launch/on_cpu.py"] if name == "fsdp2" else []
+    engine = {"ddp": "DDP", "fsdp2": "FSDP2", "zero2": "ZeRO-2", "zero3": "ZeRO-3"}[name]
+    script = [ROOT / "tests/launch/on_cpu.py", engine, ROOT / "recipes/sft.py", "--config", config]
     launch = ["--config_file", FOLDER / f"{name}.yaml", "--num_processes", 2, "--main_process_port", free_port()]
-    (said,) = together([*ACCELERATE, *launch, *on_cpu, ROOT / "recipes/sft.py", "--config", config], folder=tmp_path)
+    (said,) = together([*ACCELERATE, *launch, *script], folder=tmp_path)
     assert said.count("'emotion/desperate/contrast'") == 2
     assert (tmp_path / "run/checkpoint-2" / MARKS[name]).exists()
     assert load_file(tmp_path / "run/model.safetensors").keys() >= dict(tiny.llama().named_parameters()).keys()
