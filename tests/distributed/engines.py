@@ -36,8 +36,8 @@ def options(engine: str) -> dict[str, Any]:
 
 
 def _build_nothing() -> None:
-    """DeepSpeed would compile another way to talk on one machine. Killed meanwhile, it leaves a lock, and every later run
-    there waits for that."""
+    """DeepSpeed would compile another way to talk on one machine. Killed meanwhile, it leaves a lock, and every run from
+    then on waits for that."""
     import deepspeed
     from deepspeed.accelerator import get_accelerator
 
