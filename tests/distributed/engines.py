@@ -36,8 +36,10 @@ def options(engine: str) -> dict[str, Any]:
 
 
 def _build_nothing() -> None:
-    """DeepSpeed would compile another way to talk on one machine. Killed meanwhile, it leaves a lock, and every run from
-    then on waits for that."""
+    """Keep DeepSpeed from compiling another way to talk on one machine.
+
+    Killed meanwhile, it leaves a lock behind, and every run from then on waits for that.
+    """
     import deepspeed
     from deepspeed.accelerator import get_accelerator
 
