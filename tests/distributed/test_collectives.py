@@ -73,7 +73,7 @@ def added(tmp_path_factory):
     return beyond_plain
 
 
-@pytest.mark.parametrize("engine", engines.ENGINES)
+@pytest.mark.parametrize("engine", ["DDP", "ZeRO-2", "FSDP2", "FSDP1", "ZeRO-3"])
 def test_none_a_step(engine, added):
     assert added(engine, HINGE) == {}
 
@@ -83,12 +83,12 @@ def test_one_a_log(added):
     assert added("DDP", HINGE, logging_steps=2) == {"c10d::allreduce_": LOGS}
 
 
-@pytest.mark.parametrize("engine", ["DDP", "ZeRO-1", "FSDP2", "FSDP1", "ZeRO-3"])
+@pytest.mark.parametrize("engine", ["DDP", "FSDP2", "ZeRO-3"])
 def test_an_anchor_has_the_engine_gather_the_weights_once_more(engine, added):
     """Where they are sharded. It is the engine's own doing, at every so many steps."""
     found = added(engine, ANCHOR)
     assert found.keys() <= GATHERS
-    assert bool(found) == (engine in ("FSDP2", "FSDP1", "ZeRO-3"))
+    assert bool(found) == (engine != "DDP")
 
 
 class TestTheReduction:

@@ -21,8 +21,18 @@ def one(tmp_path_factory):
     return functools.cache(lambda name, way: law_3.one(name, way, tmp_path_factory.mktemp("one")))
 
 
-@pytest.mark.parametrize(("name", "way"), law_3.CELLS)
-@pytest.mark.parametrize("engine", engines.ENGINES)
+# The whole table would take too long here: `python -m tests.distributed.matrix` holds every cell.
+CELLS = [
+    (engine, name, way)
+    for engine in engines.ENGINES
+    for name, way in law_3.CELLS
+    if (engine in ("DDP", "FSDP2", "ZeRO-2", "ZeRO-3") and way == "full")
+    or (engine in ("FSDP1", "ZeRO-1") and (name, way) == ("SFT", "full"))
+    or engine in ("FSDP2", "ZeRO-3")
+]
+
+
+@pytest.mark.parametrize(("engine", "name", "way"), CELLS)
 def test_two_ranks_are_one(engine, name, way, one, tmp_path):
     law_3.assert_same(law_3.two(engine, name, way, tmp_path), one(name, way))
 
@@ -60,7 +70,7 @@ def broken_off(rank, folder, engine, resume):
     return train(rank, folder.parent / "run", "SFT", (2, 2), engine, resume=resume, **options)
 
 
-@pytest.mark.parametrize("engine", engines.ENGINES)
+@pytest.mark.parametrize("engine", ["FSDP1", "ZeRO-1", "ZeRO-2"])  # test_faults.py resumes under the others
 def test_resume_is_exact(engine, tmp_path):
     """The checkpoint cuts a window of the log in two, whose statistics travel in it."""
     unbroken = run(2, broken_off, tmp_path, engine, None)

@@ -67,15 +67,16 @@ def test_the_commands_of_a_job_that_is_new(job, tmp_path):
 
 
 def test_it_is_requeued_before_its_time_is_up(job, tmp_path):
-    environment = ENVIRONMENT | job("touch started; sleep 60", 'echo "$@" >>said')
+    environment = ENVIRONMENT | job("touch started; sleep 60", 'echo "$@" >>said; echo localhost')
     process = subprocess.Popen([SBATCH, "recipe.py"], cwd=tmp_path, env=environment, start_new_session=True)
     try:
         while not (tmp_path / "started").exists():
+            assert process.poll() is None, "the job ended before it had started"
             time.sleep(0.05)
         process.send_signal(signal.SIGUSR1)
         process.wait(10)
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGKILL)  # what it started, too
     assert (tmp_path / "said").read_text().splitlines()[-1] == f"requeue {os.getpid()}"
 
 
