@@ -35,7 +35,7 @@ def offline_if_unreachable(setup: Callable) -> Callable:
             logger.warning(
                 "W&B cannot be reached (%s); training goes on, and its run is logged offline: send it by "
                 "`wandb sync` of the folder that W&B names",
-                str(error).splitlines()[0],
+                str(error).partition("\n")[0],
             )
             wandb.init(project=os.getenv("WANDB_PROJECT", "huggingface"), name=args.run_name, mode="offline")
             setup(args, *rest, **kwargs)  # goes on with the run that there is
@@ -53,15 +53,16 @@ def naming_a_lost_rank(trainer: Trainer) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, DistError) and not any(name in str(error).lower() for name in _TRANSPORTS):
+        of_ranks = isinstance(error, DistError) or any(name in str(error).lower() for name in _TRANSPORTS)
+        if trainer.args.world_size == 1 or not of_ranks:
             raise
-        folder = trainer.args.output_dir
+        said, folder = str(error).partition("\n")[0], trainer.args.output_dir
         checkpoint = get_last_checkpoint(folder) if folder is not None and os.path.isdir(folder) else None
         how = (
             "it has saved no checkpoint" if checkpoint is None else f"resume from {checkpoint} (resume_from_checkpoint)"
         )
         raise RuntimeError(
             f"rank {trainer.args.process_index} of {trainer.args.world_size} lost another rank at step "
-            f"{trainer.state.global_step}, and the run cannot go on: {str(error).splitlines()[0]}. The lost rank's own "
+            f"{trainer.state.global_step}, and the run cannot go on: {said}. The lost rank's own "
             f"output has the cause; {how}"
         ) from error
