@@ -1,18 +1,16 @@
 """What the callback does in single trainers: which positions each scope means there, and whom it refuses."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from accelerate.utils import DistributedType
 from datasets import Dataset
 from peft import LoraConfig
 from trl import DPOTrainer, GRPOTrainer, SFTTrainer
 
 from emoreg import Band, Hinge, Regularizer, RegularizerCallback, default_penalties
 from emoreg.scope import positions, rows
-from emoreg.trainers import batch_of, check_engine
+from emoreg.trainers import batch_of
 from tests import tiny
 from tests.support import random_vectors, sft_trainer, uneven_rows
 from tests.trainers.cases import CASES, GOOD, PROMPTS, masked_rows
@@ -228,21 +226,6 @@ class TestSubclasses:
 
 
 class TestRefusals:
-    @pytest.mark.parametrize(
-        ("kind", "stage", "refused"), [("FSDP", None, True), ("DEEPSPEED", 3, True), ("DEEPSPEED", 2, False)]
-    )
-    def test_engines_that_shard_the_weights(self, kind, stage, refused):
-        state = SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=stage))
-        accelerator = SimpleNamespace(distributed_type=DistributedType[kind], state=state)
-        trainer = SimpleNamespace(accelerator=accelerator, is_fsdp_enabled=kind == "FSDP")
-        # Without the check of types that tests run under: it is no Trainer.
-        check = getattr(check_engine, "__wrapped__", check_engine)
-        if refused:
-            with pytest.raises(ValueError, match=f"does not run under {kind} yet"):
-                check(trainer)
-        else:
-            check(trainer)
-
     def test_online_dpo_by_name_before_any_weight_moves(self, tmp_path):
         from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 
