@@ -14,8 +14,8 @@ from transformers import PreTrainedTokenizerBase
 
 from emoreg import ranks
 from emoreg.extraction.corpus import LabelledText, check_corpus
+from emoreg.extraction.directions import text_moments, warn_short
 from emoreg.extraction.estimators import difference_of_means
-from emoreg.extraction.extract import text_moments, warn_short
 from emoreg.extraction.stream import Batch, stream_moments
 from emoreg.extraction.tokens import Tokens, input_device, tokenise
 from emoreg.residual import check_layers, decoder_blocks
@@ -100,7 +100,7 @@ def held_out_auc(
             if along == "difference":
                 direction_LD = direction_LD - fitted_LKD[:, emotions.index(negative)]
             directions.append(direction_LD)
-        directions_LFD = ranks.from_first(torch.stack(directions, 1), input_device(model))
+        directions_LFD = ranks.from_first(torch.stack(directions, 1).float(), input_device(model))
         readings_LNF = _readings(
             model, layers, [tokens[n] for n in judged], directions_LFD, from_token, tokens_per_batch, bar
         )
