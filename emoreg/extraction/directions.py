@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from emoreg import ranks
 from emoreg.extraction.corpus import LabelledText, check_corpus
-from emoreg.extraction.estimators import NEED_PRODUCTS, NEED_SAMPLE, Estimator, Sample, fit, shifts
+from emoreg.extraction.estimators import NEED_PRODUCTS, NEED_SAMPLE, Sample, fit, shifts
 from emoreg.extraction.moments import Moments
 from emoreg.extraction.shards import Shards
 from emoreg.extraction.stream import Batch, stream_moments
@@ -55,7 +55,7 @@ def fit_directions(
     tokenizer: PreTrainedTokenizerBase,
     corpus: Sequence[LabelledText],
     *,
-    estimator: Estimator = "difference_of_means",
+    estimator: str = "difference_of_means",
     rank: int = 1,
     layers: Sequence[int] | None = None,
     from_token: int = 50,
@@ -83,7 +83,7 @@ def directions_of(
     corpus: Sequence[LabelledText],
     emotions: Sequence[str],
     *,
-    estimator: Estimator,
+    estimator: str,
     rank: int,
     from_token: int,
     tokens_per_batch: int,
@@ -126,7 +126,7 @@ def directions_of(
     )
 
 
-def groups_of(corpus: Sequence[LabelledText], emotions: Sequence[str], estimator: Estimator) -> list[int]:
+def groups_of(corpus: Sequence[LabelledText], emotions: Sequence[str], estimator: str) -> list[int]:
     """Into which group of sums each text goes: its emotion's, or one of its own where its vector is to be kept."""
     groups = [emotions.index(item.emotion) for item in corpus]
     if estimator in NEED_SAMPLE:
