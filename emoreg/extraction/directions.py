@@ -7,6 +7,7 @@ import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -48,6 +49,8 @@ class Directions:
     corpus_hash: str = ""
     counts: dict[str, int] = field(default_factory=dict)
     """Texts per emotion."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """What the estimator was told."""
 
 
 def fit_directions(
@@ -123,6 +126,7 @@ def directions_of(
         token_rule=f"mean from token {from_token} on, or of all tokens of a shorter text",
         corpus_hash=text_hash([part for item in corpus for part in (item.emotion, item.text)]),
         counts=counts,
+        settings={"estimator": estimator, "rank": rank, "from_token": from_token},
     )
 
 
