@@ -43,7 +43,7 @@ class Vignette:
     group: str
     """The scene: told once under each of `CORE_EMOTIONS`, so a hold-out keeps it together."""
     role: str
-    """Who the protagonist is: ``assistant``, at work, or ``human``. One for the whole group, as person and topic are."""
+    """Who the protagonist is: ``assistant``, at work, or ``human``. One for the whole group, as the next two are."""
     person: str
     """``first`` or ``third``."""
     topic: str

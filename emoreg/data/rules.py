@@ -10,11 +10,11 @@ VIGNETTE_WORDS = range(65, 86)
 TWIN_TOLERANCE = 0.15
 """By how much of the longer text's words a text and its twin may differ."""
 
-# Emotion words whose forms often name no feeling: patients, the past tense, a stress test, "determine", "trap".
+# Emotion words whose forms often name no feeling: a patient, the past tense, a stress test, air drag neglected.
 AMBIGUOUS = {
-    *("at ease", "bitter", "confused", "depressed", "determined", "excited", "exhausted", "hurt", "inspired", "nervous"),
-    *("numb", "passionate", "patient", "refreshed", "rejected", "resigned", "romantic", "secure", "shocked", "stressed"),
-    *("sympathetic", "tender", "tense", "trapped"),
+    *("at ease", "bitter", "confused", "depressed", "determined", "excited", "exhausted", "hurt", "inspired"),
+    *("neglected", "nervous", "numb", "passionate", "patient", "refreshed", "rejected", "resigned", "romantic"),
+    *("secure", "shocked", "stressed", "sympathetic", "tender", "tense", "trapped"),
 }
 
 WORD = re.compile(r"[^\W\d_]+(?:['’‐‑-][^\W\d_]+)*")  # noqa: RUF001 - apostrophes and hyphens as typed
