@@ -60,7 +60,7 @@ class NeutralDialogue:
 
 @dataclass(frozen=True)
 class PressureScenario:
-    """A task that cannot honestly be done as asked, and its twin without the pressure."""
+    """A task set under pressure, and its twin in which nothing presses."""
 
     id: str
     kind: str
@@ -75,10 +75,10 @@ class SeverityTemplate:
     id: str
     template: str
     twin: str
-    values: tuple[float, ...]
+    values: tuple[int | float, ...]
     """In rising order."""
     direction: str
-    """Where the stakes rise with the value, ``up``; else ``down``."""
+    """``rising`` where the stakes rise with the value, ``falling`` where they rise as it falls."""
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -91,8 +91,8 @@ class SeverityTemplate:
         return self._filled(self.twin)
 
     def _filled(self, template: str) -> tuple[str, ...]:
-        values = self.values if self.direction == "up" else self.values[::-1]
-        return tuple(template.replace("{value}", str(value)) for value in values)
+        values = self.values if self.direction == "rising" else self.values[::-1]
+        return tuple(template.replace("{n}", str(value)) for value in values)
 
 
 def emotions() -> tuple[Emotion, ...]:
@@ -111,7 +111,7 @@ def neutral_dialogues() -> tuple[NeutralDialogue, ...]:
 
 
 def pressure_scenarios() -> tuple[PressureScenario, ...]:
-    """24 scenarios that tempt to a shortcut."""
+    """24 tasks under pressure, four of a kind."""
     return _read("pressure", PressureScenario)
 
 

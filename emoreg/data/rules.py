@@ -7,14 +7,14 @@ from collections.abc import Iterable, Sequence
 from emoreg.data import CORE_EMOTIONS, Emotion, NeutralDialogue, PressureScenario, SeverityTemplate, Vignette
 
 VIGNETTE_WORDS = range(65, 86)
-TWIN_TOLERANCE = 0.15
+TWIN_TOLERANCE = 0.1
 """By how much of the longer text's words a text and its twin may differ."""
 
-# Emotion words whose forms often name no feeling: a patient, the past tense, a stress test, air drag neglected.
+# Emotion words whose forms often name no feeling: a patient, the past tense, a stress test, a confidence interval.
 AMBIGUOUS = {
-    *("at ease", "bitter", "confused", "depressed", "determined", "excited", "exhausted", "hurt", "inspired"),
-    *("neglected", "nervous", "numb", "passionate", "patient", "refreshed", "rejected", "resigned", "romantic"),
-    *("secure", "shocked", "stressed", "sympathetic", "tender", "tense", "trapped"),
+    *("at ease", "bitter", "confident", "confused", "depressed", "determined", "discouraged", "excited", "exhausted"),
+    *("hurt", "inspired", "neglected", "nervous", "numb", "passionate", "patient", "refreshed", "rejected", "resigned"),
+    *("romantic", "secure", "shocked", "stressed", "sympathetic", "tender", "tense", "trapped"),
 }
 
 WORD = re.compile(r"[^\W\d_]+(?:['’‐‑-][^\W\d_]+)*")  # noqa: RUF001 - apostrophes and hyphens as typed
@@ -66,7 +66,7 @@ def emotion_breaches(emotions: Sequence[Emotion]) -> list[str]:
     for one in emotions:
         for name, value in [("valence", one.valence), ("arousal", one.arousal)]:
             if abs(value) > 1 or abs(value * 20 - round(value * 20)) > 1e-9:
-                found.append(f"{one.emotion}: {name} {value}; expected a step of 0.05 from -1 to 1")
+                found.append(f"{one.emotion}: {name} {n}; expected a step of 0.05 from -1 to 1")
         if not own_forms(one):
             found.append(f"{one.emotion}: its own form is not banned")
         if len(set(one.banned)) < max(3, len(one.banned)):
@@ -135,12 +135,12 @@ def severity_breaches(severity: Sequence[SeverityTemplate]) -> list[str]:
     for one in severity:
         if odds := _odds(one.template, one.twin):
             found.append(f"{one.id}: {odds}")
-        if any(text.count("{value}") != 1 for text in (one.template, one.twin)):
-            found.append(f"{one.id}: expected {{value}} once in the template and once in the twin")
+        if any(text.count("{n}") != 1 for text in (one.template, one.twin)):
+            found.append(f"{one.id}: expected {{n}} once in the template and once in the twin")
         if len(one.values) < 2 or list(one.values) != sorted(set(one.values)):
             found.append(f"{one.id}: values {one.values} do not rise")
-        if one.direction not in ("up", "down"):
-            found.append(f"{one.id}: direction {one.direction!r}; expected 'up' or 'down'")
+        if one.direction not in ("rising", "falling"):
+            found.append(f"{one.id}: direction {one.direction!r}; expected 'rising' or 'falling'")
     return found
 
 

@@ -104,7 +104,7 @@ class TestPlantedBreaches:
     def test_roles_and_persons_that_do_not_balance(self):
         for field, value in [("role", "human"), ("person", "third")]:
             all_of_one = tuple(dataclasses.replace(one, **{field: value}) for one in PARTS["vignettes"])
-            assert f"{field}: {{'{value}': 576}}" in found_in({**PARTS, "vignettes": all_of_one})
+            assert f"{field}: {{'{n}': 576}}" in found_in({**PARTS, "vignettes": all_of_one})
 
     def test_a_sentence_twice(self):
         sentence = "Nobody had told the river, and so the river went on as rivers do."
@@ -122,14 +122,14 @@ class TestPlantedBreaches:
 
     def test_twins_of_different_length(self):
         assert "3 and 4 words" in found_in(changed("pressure", 0, prompt="a b c", calm="a b c d"))
-        assert "3 and 4 words" in found_in(changed("severity", 0, template="a b {value} c", twin="a {value} b"))
+        assert "3 and 4 words" in found_in(changed("severity", 0, template="a b {n} c", twin="a {n} b"))
 
     @pytest.mark.parametrize("values", [(1, 3, 2), (1, 1, 2), (3, 2, 1), (1,)])
     def test_values_that_do_not_rise(self, values):
         assert "do not rise" in found_in(changed("severity", 0, values=values))
 
     def test_a_template_without_a_place_or_a_direction(self):
-        assert "expected {value} once" in found_in(changed("severity", 0, template="a b c", twin="a b {value}"))
+        assert "expected {n} once" in found_in(changed("severity", 0, template="a b c", twin="a b {n}"))
         assert "direction 'left'" in found_in(changed("severity", 0, direction="left"))
 
     def test_ratings_words_and_bans_of_an_emotion(self):
@@ -142,9 +142,9 @@ class TestPlantedBreaches:
 
 
 class TestSeverityTemplate:
-    @pytest.mark.parametrize(("direction", "order"), [("up", "123"), ("down", "321")])
+    @pytest.mark.parametrize(("direction", "order"), [("rising", "123"), ("falling", "321")])
     def test_texts_and_twins_are_in_order_of_rising_stakes(self, direction, order):
-        template = data.SeverityTemplate("dose", "Took {value} g.", "Weighed {value} g.", (1, 2, 3), direction)
+        template = data.SeverityTemplate("dose", "Took {n} g.", "Weighed {n} g.", (1, 2, 3), direction)
         assert template.texts == tuple(f"Took {digit} g." for digit in order)
         assert template.twins == tuple(f"Weighed {digit} g." for digit in order)
 
