@@ -104,7 +104,7 @@ class TestPlantedBreaches:
     def test_roles_and_persons_that_do_not_balance(self):
         for field, value in [("role", "human"), ("person", "third")]:
             all_of_one = tuple(dataclasses.replace(one, **{field: value}) for one in PARTS["vignettes"])
-            assert f"{field}: {{'{n}': 576}}" in found_in({**PARTS, "vignettes": all_of_one})
+            assert f"{field}: {{'{value}': 576}}" in found_in({**PARTS, "vignettes": all_of_one})
 
     def test_a_sentence_twice(self):
         sentence = "Nobody had told the river, and so the river went on as rivers do."
@@ -116,7 +116,6 @@ class TestPlantedBreaches:
         assert f"times: {sentence.lower()}" not in found_in(twins)
 
     def test_a_neutral_dialogue_with_an_emotion_word(self):
-        assert "neutral, line 1: unhappily" not in found_in(changed("neutral", 0, text="Human: He ate unhappily."))
         assert "neutral, line 1: happily" in found_in(changed("neutral", 0, text="Human: He ate happily."))
         assert "neutral, line 1" not in found_in(changed("neutral", 0, text="Human: The patient took a stress test."))
 
@@ -135,7 +134,7 @@ class TestPlantedBreaches:
     def test_ratings_words_and_bans_of_an_emotion(self):
         assert "calm: valence 1.1" in found_in(changed("emotions", 7, valence=1.1))
         assert "calm: arousal 0.33" in found_in(changed("emotions", 7, arousal=0.33))
-        assert "calm: its own form is not banned" in found_in(changed("emotions", 7, banned=("a", "b", "c")))
+        assert "calm: the word itself is not banned" in found_in(changed("emotions", 7, banned=("a", "b", "c")))
         assert "calm: bans calm" in found_in(changed("emotions", 7, banned=("calm",)))
         assert "calm: listed 2 times" in found_in(changed("emotions", 100, emotion="calm"))
         assert "does not start with the core emotions" in found_in(changed("emotions", 0, emotion="dire"))
