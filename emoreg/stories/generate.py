@@ -1,12 +1,11 @@
-"""Prompts in, texts out: by transformers, or by vLLM where it is installed.
+"""Prompts in, texts out: what a backend is, and the one that is transformers' ``generate``.
 
-Either way a text depends on its prompt and its seed, not on what is written beside it, as far as a batch's shape leaves
+A text depends on its prompt and its seed, not on what is written beside it, as far as a batch's shape leaves
 the logits as they are. So a run that was killed and goes on writes what the unbroken one writes.
 
 Shapes: B batch, T positions, V vocabulary.
 """
 
-import importlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from transformers import (
 )
 
 from emoreg import checks
+from emoreg.extraction.tokens import input_device
 from emoreg.residual import evaluating
 
 logger = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ class Transformers:
 
     @torch.no_grad()
     def _write(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int]) -> list[str] | None:
-        longest, device = max(map(len, prompts)), self._model.get_input_embeddings().weight.device
+        longest, device = max(map(len, prompts)), input_device(self._model)
         pad = next(id for id in (self._tokenizer.pad_token_id, self._tokenizer.eos_token_id, 0) if id is not None)
         ids_BT = torch.tensor([[pad] * (longest - len(ids)) + list(ids) for ids in prompts], device=device)
         mask_BT = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts], device=device)
@@ -139,7 +139,7 @@ class Transformers:
 
 
 class _OwnNoise(LogitsProcessor):
-    """Sampling as the greedy choice under Gumbel noise, each row's from a seed of its own: batches may be cut anyhow."""
+    """Sampling as the greedy choice under Gumbel noise, each row's from its own seed: batches may be cut anyhow."""
 
     def __init__(self, seeds: Sequence[int]) -> None:
         self._seeds, self._generators = seeds, list[torch.Generator]()
@@ -149,40 +149,4 @@ class _OwnNoise(LogitsProcessor):
         drawn_BV = torch.empty_like(scores)
         for row_V, generator in zip(drawn_BV, self._generators, strict=True):
             row_V.exponential_(generator=generator)
-        return scores - drawn_BV.log()
-
-
-class Vllm:
-    """vLLM's ``LLM.generate``, each request with its seed; vLLM makes the batches.
-
-    Args:
-        model: hub id or folder.
-        sampling: temperature, nucleus and length.
-        dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
-        gpus: over how many the model is spread.
-
-    Raises:
-        ValueError: where vLLM is not installed.
-    """
-
-    window = 1024
-
-    def __init__(self, model: str, sampling: Sampling, dtype: str = "auto", gpus: int = 1) -> None:
-        try:
-            # By name: vLLM brings a torch of its own, so no extra of emoreg's can ask for it.
-            self._vllm: Any = importlib.import_module("vllm")
-        except ModuleNotFoundError as error:
-            raise ValueError(f"backend vllm needs vLLM ({error}): pip install vllm, or take transformers") from None
-        self._sampling = sampling
-        self._llm = self._vllm.LLM(model=model, dtype=dtype, tensor_parallel_size=gpus)
-
-    def __call__(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int]) -> Iterator[tuple[int, str]]:
-        """See `Backend`."""
-        of = self._sampling
-        params = [
-            self._vllm.SamplingParams(temperature=of.temperature, top_p=of.top_p, max_tokens=of.max_tokens, seed=seed)
-            for seed in seeds
-        ]
-        given = [{"prompt_token_ids": list(ids)} for ids in prompts]
-        outputs = self._llm.generate(given, params, use_tqdm=False)
-        yield from enumerate(output.outputs[0].text for output in outputs)
+        return scores - drawn_BV.clamp_min_(torch.finfo(drawn_BV.dtype).tiny).log()

@@ -1,12 +1,15 @@
 """What is asked of a model: a story in which an emotion is felt and never named, or a dialogue in which nothing is."""
 
+import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
+from emoreg import checks
 from emoreg.data import Emotion, emotions
 from emoreg.data.rules import AMBIGUOUS, own_forms
-from emoreg.stories.topics import CHARACTERS
+from emoreg.stories.topics import CHARACTERS, TOPICS
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,44 @@ class Item:
         words = ", ".join(stem.rstrip("*") for stem in self.banned)
         character = CHARACTERS[self.number % len(CHARACTERS)]
         return STORY.format(emotion=self.emotion.emotion, topic=self.topic, character=character, words=words)
+
+
+def plan(
+    names: Sequence[str] | None = None, topics: int = len(TOPICS), per_topic: int = 12, *, neutral: bool = False
+) -> list[Item]:
+    """Every text to be written: emotions x topics x ``per_topic`` stories, or topics x ``per_topic`` dialogues.
+
+    Emotions take turns, so that a run that is cut short has of each about as much.
+
+    Args:
+        names: emotions of `emoreg.data.emotions`; all 171 by default.
+        topics: how many of `TOPICS`.
+        per_topic: how many texts on each topic, under each emotion.
+        neutral: dialogues without emotion in the stories' place.
+
+    Raises:
+        ValueError: for an emotion that is not on the list or named twice, or a number out of range.
+    """
+    checks.whole("topics", topics, 1)
+    checks.whole("per_topic", per_topic, 1)
+    checks.refuse_unless(topics <= len(TOPICS), "topics", f"at most {len(TOPICS)}", topics)
+    checks.refuse_unless(not (neutral and names), "emotions", "left out of neutral dialogues", names)
+    felt = [None] if neutral else _known(names)
+    return [Item(topic, n, emotion) for n in range(per_topic) for topic in TOPICS[:topics] for emotion in felt]
+
+
+def _known(names: Sequence[str] | None) -> list[Emotion]:
+    known = {emotion.emotion: emotion for emotion in emotions()}
+    if names is None:
+        return list(known.values())
+    checks.names("emotions", list(names))
+    checks.refuse_unless(len(names) > 0, "emotions", "one or more names", names)
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+            raise ValueError(f"unknown emotion {name!r}; {hint}")
+    return [known[name] for name in names]
 
 
 STORY = (

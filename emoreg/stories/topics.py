@@ -34,4 +34,4 @@ CHARACTERS = (
     *("a shopkeeper", "a bus driver", "a teacher close to retirement", "a newcomer to the country", "a carpenter"),
     *("a writer who narrates in the first person",),
 )
-"""The n-th story on a topic is about the n-th of these, and round again: one prompt, asked twelve times, says little."""
+"""The n-th story on a topic is about the n-th of these, and round again: one prompt asked twelve times says little."""
