@@ -77,7 +77,8 @@ def stories(
     """Have a model write the stories from which its emotion vectors are extracted.
 
     Each is one paragraph about someone who feels an emotion; the word and its synonyms are banned. Texts with a banned
-    word, too short ones and duplicates are refused and asked for again. Stopped at any moment, the same command goes on.
+    word, too short ones and duplicates are refused and asked for again. Stopped at any moment, the command goes on
+    where it was.
 
     Example: `emoreg stories Qwen/Qwen3-0.6B --output stories.jsonl --emotions desperate,calm,happy --topics 20`
     """
@@ -100,21 +101,18 @@ def stories(
             writer, tokenizer = Vllm(model, settings.sampling, dtype, gpus), _tokenizer(model)
         else:
             loaded, tokenizer = _load(model, dtype, place, device_map)
-            writer = Transformers(loaded, tokenizer, settings.sampling, batch_size)
+            writer = Transformers(loaded, tokenizer, settings.sampling, batch_size)  # pyright: ignore - from_pretrained's
         try:
             outcome = write(output, items, writer, tokenizer, settings, attempts=attempts)
         except KeyboardInterrupt:
             tqdm.write(f"stopped; the same command goes on with {output}", file=sys.stderr)
             raise typer.Exit(130) from None
     refused = ", ".join(f"{count} {reason}" for reason, count in outcome.refused.most_common()) or "none"
-    print(
-        f"{output}: {outcome.found + outcome.kept} of {len(items)} texts, {outcome.kept} of them new; refused: {refused}"
-    )
+    texts = f"{outcome.found + outcome.kept} of {len(items)} texts, {outcome.kept} of them new"
+    print(f"{output}: {texts}; refused: {refused}")
     if outcome.missing:
-        short = ", ".join(f"{name} ({count})" for name, count in outcome.missing.most_common())
-        tqdm.write(
-            f"warning: texts still missing after {attempts} attempts: {short}; more --attempts go on", sys.stderr
-        )
+        short = ", ".join(f"{name} ({count})" for name, count in sorted(outcome.missing.items()))
+        tqdm.write(f"warning: still missing after --attempts {attempts}: {short}; more of them go on", file=sys.stderr)
 
 
 @app.command()

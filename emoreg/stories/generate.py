@@ -9,7 +9,7 @@ Shapes: B batch, T positions, V vocabulary.
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from accelerate.utils import memory
@@ -48,6 +48,7 @@ class Sampling:
         checks.whole("max_tokens", self.max_tokens, 1)
 
 
+@runtime_checkable
 class Backend(Protocol):
     """What writes texts."""
 

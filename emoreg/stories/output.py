@@ -46,8 +46,8 @@ def resume(path: Path, settings: Settings, *, neutral: bool) -> dict[tuple[str |
     """What a file has already, text by item; nothing if there is no file. A half-written last line is cut off.
 
     Raises:
-        ValueError: for a name that does not end in ``.jsonl``; for a file that is no output of `emoreg stories`, or one of another kind or with other settings. It
-            is left as it is.
+        ValueError: for a name that does not end in ``.jsonl``; for a file that is no output of `emoreg stories`, or one
+            of another kind or with other settings. It is left as it is.
     """
     if path.suffix != ".jsonl":
         raise ValueError(f"the output must end in .jsonl, as `emoreg extract` reads it; got {path}")

@@ -1,6 +1,7 @@
 """What is asked of a model: a story in which an emotion is felt and never named, or a dialogue in which nothing is."""
 
 import difflib
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -104,6 +105,7 @@ def tokens(tokenizer: PreTrainedTokenizerBase, item: Item) -> list[int]:
     return tokenizer(text, add_special_tokens=False)["input_ids"]  # pyright: ignore - BOS is in the template
 
 
+@functools.cache
 def _named_emotions() -> tuple[str, ...]:
     plain = [emotion for emotion in emotions() if emotion.emotion not in AMBIGUOUS]
     return tuple(stem for emotion in plain for stem in own_forms(emotion))
