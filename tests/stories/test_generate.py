@@ -104,8 +104,8 @@ class TestTransformers:
 
 
 class TestVllm:
-    """Against a stub: vLLM cannot be installed beside the torch that is tested here. The stub takes no more than what
-    vLLM's documentation has, and fails on anything else."""
+    """Against a stub, since vLLM is not installed where tests run: it takes those of vLLM's arguments that are used, by
+    their names in vLLM, and fails on any other. No text of vLLM's own has been seen here."""
 
     @pytest.fixture
     def made(self, monkeypatch) -> list:
