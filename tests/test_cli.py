@@ -237,11 +237,11 @@ class TestExtractOnRanks:
 
 
 def test_help_teaches_each_command():
-    for command in ("extract", "train", "demo"):
+    for command in ("stories", "extract", "train", "demo"):
         result = run(command, "--help")
         assert result.exit_code == 0
         assert len(result.output.splitlines()) > 8
-    assert {"extract", "train", "demo"} <= set(run("--help").output.split())
+    assert {"stories", "extract", "train", "demo"} <= set(run("--help").output.split())
 
 
 def test_in_a_process_of_its_own(files):

@@ -14,7 +14,7 @@ HEAVY = {"matplotlib", "peft", "tensorboard", "trl", "wandb"}
 ROWS = [
     {"checks", "data", "passes", "provenance", "ranks", "residual", "sharded", "vectors"},
     {"batch", "penalties", "projection", "reasoning", "schedules", "scope", "statistics"},
-    {"config", "extraction", "parts", "reader", "reference", "regularizer", "term", "validation"},
+    {"config", "extraction", "parts", "reader", "reference", "regularizer", "stories", "term", "validation"},
     {"audit", "callback", "faults", "metrics", "reward", "tracking", "trainers"},
     {"__init__", "__main__", "cli", "sandbox"},
 ]
