@@ -113,8 +113,8 @@ def decoder_blocks(model: nn.Module) -> nn.ModuleList:
     """The decoder blocks, in order.
 
     Raises:
-        ValueError: if no list of blocks, or more than one, has the length that the model's config gives, or the blocks'
-            outputs would be in other units in evaluation than in training.
+        ValueError: if no list of blocks, or more than one, has the length that the model's config gives; if tokens see
+            later ones; if what the blocks give is in other units in evaluation than in training.
     """
     return _locate(model)[1]
 
@@ -134,13 +134,25 @@ def _locate(model: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
             f"({listed}); emoreg does not know where this architecture keeps its residual stream"
         )
     [(parents, blocks)] = found.values()
-    every = getattr(text_config(inner), "rescale_every", 0)  # RWKV
-    if 0 < every < len(blocks):
-        raise ValueError(
-            f"{type(inner).__name__} halves its residual stream after every {every} blocks, but not in training; set "
-            "model.config.rescale_every = 0 before its first forward pass"
-        )
+    _check_kind(inner, len(blocks))
     return next((parent for parent in parents if _takes_ids(parent)), inner), blocks
+
+
+def _check_kind(inner: nn.Module, n_blocks: int) -> None:
+    config = text_config(inner)
+    every = getattr(config, "rescale_every", 0)  # RWKV
+    if 0 < every < n_blocks:
+        raise ValueError(
+            f"{type(inner).__name__} halves its residual stream after every {every} blocks, but not in training; "
+            "set model.config.rescale_every = 0 before its first forward pass"
+        )
+    # PaliGemma; BERT's kind unless told otherwise (GPT-NeoX has is_decoder too, and means nothing by it).
+    both_ways = getattr(config, "use_bidirectional_attention", None) in (True, "all")
+    if both_ways or (hasattr(config, "add_cross_attention") and not getattr(config, "is_decoder", True)):
+        raise ValueError(
+            f"expected a causal language model, got {type(inner).__name__}, in which tokens see later ones, so that "
+            "readings before a reply would depend on it; where the config has is_decoder, load it with is_decoder=True"
+        )
 
 
 def _sizes(model: nn.Module, names: Sequence[str]) -> list[int]:
