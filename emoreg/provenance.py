@@ -5,6 +5,7 @@ import json
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -38,6 +39,8 @@ class Provenance:
     """Which tokens of a text were read."""
     counts: dict[str, int] = field(default_factory=dict)
     """Texts per emotion, under the emotion's name, and of neutral text under ``"neutral"``."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """What `emoreg.extraction.extract` was told: ``estimator``, ``rank``, ``from_token``, ``denoise_share``."""
     versions: dict[str, str] = field(
         default_factory=lambda: {p: version(p) for p in ("emoreg", "torch", "transformers")}
     )

@@ -11,6 +11,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -24,9 +25,10 @@ from emoreg.residual import check_layers, depth, unwrap, width
 
 logger = logging.getLogger(__name__)
 
-FORMAT = "emoreg.vectors/1"
+FORMAT = "emoreg.vectors/2"
 SUFFIX = ".safetensors"
-_TENSORS = ("directions", "mean", "std", "residual_norm", "reference_ids", "reference_mask", "reference_z")
+_FLOATS = ("directions", "separation", "mean", "std", "residual_norm", "reference_z")
+_TENSORS = (*_FLOATS, "reference_ids", "reference_mask")
 _SAMPLE = "weights/"
 # Relative distance of sampled weights: up to the first they differ by rounding, up to the second by a fine-tune.
 _ROUNDING, _FINE_TUNE = 0.005, 1.0
@@ -48,7 +50,9 @@ class EmotionVectors:
     layers: tuple[int, ...]
     """L block numbers, ascending."""
     directions: Float[Tensor, "L K D"]
-    """Unit vectors, fp32."""
+    """Unit vectors, fp32. The emotion's own texts read higher along its direction than the other emotions' texts do."""
+    separation: Float[Tensor, "L K"]
+    """How much higher, on average, in units of the residual stream: the scale that a unit vector has lost."""
     mean: Float[Tensor, "L K"]
     """Mean of the token readings on neutral text, in units of the residual stream."""
     std: Float[Tensor, "L K"]
@@ -64,12 +68,15 @@ class EmotionVectors:
     provenance: Provenance
     weights: dict[str, Tensor] = field(default_factory=dict, repr=False)
     """Sampled weights of the base model (`emoreg.provenance.sample_weights`)."""
+    validation: dict[str, Any] | None = field(default=None, repr=False)
+    """The evidence that `emoreg.validation.validate` gathered, in JSON's types; None if nobody has asked for it."""
 
     def __post_init__(self):
         checks.names("emotions", self.emotions)
         checks.layers("layers", self.layers)
         checks.kind("provenance", self.provenance, Provenance, "a Provenance")
         checks.kind("weights", self.weights, dict, "a dict of name and tensor")
+        checks.kind("validation", self.validation, dict | None, "a dict, or None")
         for name in _TENSORS:
             checks.kind(name, getattr(self, name), Tensor, "a tensor")
         for name, n in (("directions", 3), ("reference_ids", 2)):
@@ -78,6 +85,7 @@ class EmotionVectors:
         n_layers, n_emotions, _ = self.directions.shape
         n_texts, n_tokens = self.reference_ids.shape
         for name, shape in {
+            "separation": (n_layers, n_emotions),
             "mean": (n_layers, n_emotions),
             "std": (n_layers, n_emotions),
             "residual_norm": (n_layers,),
@@ -90,7 +98,7 @@ class EmotionVectors:
             raise ValueError(f"expected {n_emotions} distinct emotions, got {list(self.emotions)}")
         if len(self.layers) != n_layers or list(self.layers) != sorted(set(self.layers)):
             raise ValueError(f"expected {n_layers} distinct ascending layers, got {list(self.layers)}")
-        for name in ("directions", "mean", "std", "residual_norm", "reference_z"):
+        for name in _FLOATS:
             tensor = getattr(self, name)
             if tensor.dtype != torch.float32 or not tensor.isfinite().all():
                 raise ValueError(
@@ -102,6 +110,8 @@ class EmotionVectors:
             raise ValueError("reference_mask must be bool and leave one token or more of each of one or more texts")
         if not torch.allclose(self.directions.norm(dim=-1), torch.ones(()), atol=1e-3):
             raise ValueError("directions must have norm 1 at every layer and emotion")
+        if not (self.separation > 0).all():
+            raise ValueError("separation must be positive: an emotion's texts read higher along its direction")
         if not (self.std > 0).all():
             raise ValueError("std must be positive: an emotion with one reading on all neutral text has no z")
 
@@ -152,6 +162,7 @@ class EmotionVectors:
             emotions=emotions,
             layers=layers,
             directions=self.directions[rows][:, k],
+            separation=self.separation[rows][:, k],
             mean=self.mean[rows][:, k],
             std=self.std[rows][:, k],
             residual_norm=self.residual_norm[rows],
@@ -202,6 +213,7 @@ class EmotionVectors:
             "emotions": json.dumps(self.emotions),
             "layers": json.dumps(self.layers),
             "provenance": json.dumps(asdict(self.provenance)),
+            "validation": json.dumps(self.validation),
         }
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
@@ -231,12 +243,16 @@ class EmotionVectors:
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{path} is no whole safetensors file ({error}); extract or copy it again") from None
         if metadata.get("format") != FORMAT:
-            raise ValueError(f"{path} is no emoreg vector file: format {metadata.get('format')!r}, expected {FORMAT!r}")
+            raise ValueError(
+                f"{path} is no emoreg vector file of this version: format {metadata.get('format')!r}, expected "
+                f"{FORMAT!r}; extract the vectors again"
+            )
         try:
             return cls(
                 emotions=tuple(json.loads(metadata["emotions"])),
                 layers=tuple(json.loads(metadata["layers"])),
                 provenance=Provenance(**json.loads(metadata["provenance"])),
+                validation=json.loads(metadata["validation"]),
                 weights={n.removeprefix(_SAMPLE): t for n, t in tensors.items() if n.startswith(_SAMPLE)},
                 **{name: tensors[name] for name in _TENSORS},
             )

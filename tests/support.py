@@ -35,6 +35,7 @@ def random_vectors(
         directions=nn.functional.normalize(torch.randn(L, K, width(model), generator=make), dim=-1),
         mean=torch.randn(L, K, generator=make) * 0.01,
         std=torch.full((L, K), 0.05),
+        separation=torch.ones(L, K),
         residual_norm=torch.ones(L),
         reference_ids=torch.randint(4, 60, (4, 9), generator=make),
         reference_mask=torch.arange(9) < torch.tensor([[9], [7], [5], [8]]),

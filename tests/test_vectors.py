@@ -58,7 +58,7 @@ class TestFile:
 
     def test_a_safetensors_file_of_another_format(self, tmp_path):
         save_file({"weight": torch.zeros(2)}, tmp_path / "v.safetensors")
-        with pytest.raises(ValueError, match="is no emoreg vector file: format None"):
+        with pytest.raises(ValueError, match="is no emoreg vector file of this version: format None"):
             EmotionVectors.load(tmp_path / "v")
 
     def test_a_file_whose_contents_disagree(self, vectors, tmp_path):

@@ -1,17 +1,22 @@
 """Corpus to `emoreg.EmotionVectors`: one streaming pass over labelled and neutral texts."""
 
+from emoreg.extraction.calibration import calibrate
 from emoreg.extraction.corpus import LabelledText, read_corpus, read_texts
-from emoreg.extraction.estimators import difference_of_means
+from emoreg.extraction.directions import Directions, fit_directions
+from emoreg.extraction.estimators import ESTIMATORS
 from emoreg.extraction.extract import extract
 from emoreg.extraction.holdout import held_out_auc
 from emoreg.extraction.moments import Moments, MomentsFitter
 
 __all__ = [
+    "ESTIMATORS",
+    "Directions",
     "LabelledText",
     "Moments",
     "MomentsFitter",
-    "difference_of_means",
+    "calibrate",
     "extract",
+    "fit_directions",
     "held_out_auc",
     "read_corpus",
     "read_texts",

@@ -33,15 +33,25 @@ class Moments:
 
     @property
     def covariance(self) -> Float[Tensor, "L D D"]:
-        """Population covariance of all rows, of a single group."""
+        """Population covariance of all rows."""
         assert self.products is not None, "fitted without products"
-        assert len(self.count) == 1, "the covariance is of one group"
-        return self.products / self.count - self.mean.mT @ self.mean
+        n, mean_L1D = self.count.sum(), self.sums.sum(1, keepdim=True) / self.count.sum()
+        return self.products / n - mean_L1D.mT @ mean_L1D
+
+    @property
+    def within(self) -> Float[Tensor, "L D D"]:
+        """Population covariance of all rows about the means of their own groups."""
+        assert self.products is not None, "fitted without products"
+        return (self.products - self.sums.mT @ self.mean) / self.count.sum()
 
     def regroup(self, member_HG: Bool[Tensor, "H G"]) -> "Moments":
-        """The moments of unions of groups: True where a new group takes in an old one."""
+        """The moments of unions of groups: True where a new group takes in an old one.
+
+        Products are of all rows together, so they go along only where every row stays, in one group.
+        """
+        stays = bool(((member_HG.sum(0) == 1) | (self.count == 0)).all())
         member_HG = member_HG.to(self.sums.dtype)
-        return Moments(self.layers, member_HG @ self.count, member_HG @ self.sums)
+        return Moments(self.layers, member_HG @ self.count, member_HG @ self.sums, self.products if stays else None)
 
 
 class MomentsFitter:

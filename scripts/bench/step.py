@@ -128,6 +128,7 @@ def random_vectors(model: Any, emotions: int) -> EmotionVectors:
         directions=nn.functional.normalize(torch.randn(L, K, D), dim=-1),
         mean=torch.zeros(L, K),
         std=torch.ones(L, K),
+        separation=torch.ones(L, K),
         residual_norm=torch.ones(L),
         reference_ids=ids,
         reference_mask=torch.ones_like(ids, dtype=torch.bool),

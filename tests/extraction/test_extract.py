@@ -398,9 +398,9 @@ class TestErrors:
         ("option", "message"),
         [
             ({"from_token": 0}, "from_token counts from 1, got 0"),
-            ({"tokens_per_batch": 0}, "tokens_per_batch must be 1 or more, got 0"),
-            ({"reference_texts": 0}, "reference_texts must be 1 or more, got 0"),
-            ({"reference_tokens": 1}, "reference_tokens must be 2 or more, got 1"),
+            ({"tokens_per_batch": 0}, "tokens_per_batch must be a whole number of at least 1, got 0"),
+            ({"reference_texts": 0}, "reference_texts must be a whole number of at least 1, got 0"),
+            ({"reference_tokens": 1}, "reference_tokens must be a whole number of at least 2, got 1"),
         ],
     )
     def test_options(self, model, tiny_tokenizer, option, message):
