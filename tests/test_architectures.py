@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM
 from transformers.utils import ModelOutput
 
 from emoreg.extraction import LabelledText, extract
-from emoreg.extraction.tokens import embeddings, input_device
+from emoreg.extraction.tokens import embeddings, input_device, tokenise
 from emoreg.passes import run_to
 from emoreg.projection import project
 from emoreg.residual import backbone, decoder_blocks, depth, hook_blocks, steer, width
@@ -218,6 +218,12 @@ def test_steering_reaches_the_next_block_whatever_a_block_returns(name):
     with steer(model, [0], torch.ones(1, 16)):
         taken = read_by_hand(model, FAMILIES[name].blocks, **INPUTS)[1][1]
     torch.testing.assert_close(taken, plain + 1)
+
+
+@pytest.mark.parametrize(("name", "longest"), [("llama", 128), ("gpt2", 128), ("mpt", 128), ("mamba", 200)])
+def test_texts_are_cut_to_the_context_under_whatever_name(name, longest, tiny_tokenizer):
+    [text] = tokenise(build(name), tiny_tokenizer, ["x" * 200])
+    assert len(text) == longest
 
 
 @pytest.mark.parametrize("name", ["gemma3", "mixtral", "mamba"])
