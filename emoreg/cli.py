@@ -100,7 +100,7 @@ def stories(
         if backend == "vllm":
             writer, tokenizer = Vllm(model, settings.sampling, dtype, gpus), _tokenizer(model)
         else:
-            loaded, tokenizer = _load(model, dtype, place, device_map)
+            loaded, tokenizer = _load(model, dtype, place, device_map), _tokenizer(model)
             writer = Transformers(loaded, tokenizer, settings.sampling, batch_size)  # pyright: ignore - from_pretrained's
         try:
             outcome = write(output, items, writer, tokenizer, settings, attempts=attempts)
@@ -119,7 +119,9 @@ def stories(
 @_one_line_errors
 def extract(
     model: Annotated[str, typer.Argument(help="The model that you will fine-tune: a hub id or a folder.")],
-    corpus: Annotated[Path, typer.Argument(help="Labelled texts: .jsonl or .json, one object per text.")],
+    corpus: Annotated[
+        Path, typer.Argument(help="Labelled texts or conversations (messages): .jsonl or .json, one object each.")
+    ],
     neutral: Annotated[
         Path, typer.Option(help="Text without emotion, of the kind that you train on: .jsonl, .json, .txt.")
     ],
@@ -154,12 +156,13 @@ def extract(
         with ranks.together():
             if device and device_map:
                 raise ValueError("--device-map says where the model lies; leave --device out")
-            texts = read_corpus(corpus, text_field=text_field, emotion_field=emotion_field)
-            neutral_texts = read_texts(neutral, text_field=text_field)
+            tokenizer = _tokenizer(model)
+            texts = read_corpus(corpus, text_field=text_field, emotion_field=emotion_field, tokenizer=tokenizer)
+            neutral_texts = read_texts(neutral, text_field=text_field, tokenizer=tokenizer)
             chosen = None if layers is None else checks.layers_in("--layers", layers)
             if _is_first():
                 _check_writable(output)
-            loaded, tokenizer = _load(model, dtype, device_of_rank, device_map)
+            loaded = _load(model, dtype, device_of_rank, device_map)
         vectors = run(loaded, tokenizer, texts, neutral_texts, layers=chosen, from_token=from_token,
                       denoise_share=denoise, tokens_per_batch=tokens_per_batch, resume_dir=resume_dir)  # fmt: skip
         with ranks.together():
@@ -244,7 +247,13 @@ def _is_first() -> bool:
 
 def _load(name: str, dtype: str, device: str, device_map: str | None):
     from torch import nn
-    from transformers import AutoModelForCausalLM
+    from transformers import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+    )
     from transformers.utils.logging import disable_progress_bar
 
     if not _is_first():
@@ -253,10 +262,13 @@ def _load(name: str, dtype: str, device: str, device_map: str | None):
         raise ValueError(f"--dtype must be auto, float32, bfloat16 or float16, got {dtype!r}")
     if device_map is not None and ranks.world() > 1:
         raise ValueError("--device-map is for one process; of several, each has the whole model on a device of its own")
-    model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, device_map=device_map)
+    kind, config = AutoModelForCausalLM, type(AutoConfig.from_pretrained(name))
+    if config in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and config not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        kind = AutoModelForImageTextToText
+    model = kind.from_pretrained(name, dtype=dtype, device_map=device_map)
     if device_map is None:
         model = nn.Module.to(model, device)
-    return model, _tokenizer(name)
+    return model
 
 
 def _tokenizer(name: str):
