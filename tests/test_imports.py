@@ -12,10 +12,10 @@ HEAVY = {"matplotlib", "peft", "tensorboard", "trl", "wandb"}
 
 # A module or subpackage may import those of its own row and of the rows above.
 ROWS = [
-    {"checks", "passes", "provenance", "ranks", "residual", "sharded", "vectors"},
+    {"checks", "files", "passes", "provenance", "ranks", "residual", "sharded", "vectors"},
     {"batch", "penalties", "projection", "reasoning", "schedules", "scope", "statistics"},
-    {"config", "extraction", "parts", "reader", "reference", "regularizer", "term", "validation"},
-    {"audit", "callback", "faults", "metrics", "reward", "tracking", "trainers"},
+    {"config", "extraction", "formats", "parts", "reader", "reference", "regularizer", "term", "validation"},
+    {"audit", "callback", "faults", "metrics", "publishing", "reward", "tracking", "trainers"},
     {"__init__", "__main__", "cli", "sandbox"},
 ]
 ROW = {name: row for row, names in enumerate(ROWS) for name in names}
