@@ -1,4 +1,4 @@
-"""The command line: ``emoreg extract | train | demo``."""
+"""The command line: ``emoreg extract | import | export | push | train | demo``."""
 
 import functools
 import sys
@@ -100,6 +100,68 @@ def extract(
                 path = vectors.save(output)
                 size = f"{len(vectors.emotions)} emotions at {len(vectors.layers)} blocks of width {vectors.width}"
                 print(f"{path}: {size}")
+
+
+@app.command("import")
+@_one_line_errors
+def import_(
+    file: Annotated[Path, typer.Argument(help="Another library's file: .gguf, .pt (persona-vectors) or .svec.")],
+    model: Annotated[str, typer.Argument(help="The model that its directions are of: a hub id or a folder.")],
+    neutral: Annotated[Path, typer.Option(help="Text without emotion, to calibrate on: .jsonl, .json, .txt.")],
+    output: Annotated[Path, typer.Option(help="Where to write the vectors (.safetensors).")],
+    emotion: Annotated[str | None, typer.Option(help="The emotion's name; by default as the file is called.")] = None,
+    offset: Annotated[int, typer.Option(help="Add this to every block number (docs/formats.md).")] = 0,
+    text_field: Annotated[str, typer.Option(help="The field that holds the text.")] = "text",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; a GPU by default if there is one.")] = None,
+) -> None:
+    """Make vectors of another library's directions: repeng, llama.cpp, persona-vectors, activation-steering.
+
+    Example: `emoreg import honest.gguf Qwen/Qwen3-0.6B --neutral dialogues.jsonl --output vectors/honest`
+    """
+    from emoreg.extraction import calibrate, read_texts
+    from emoreg.formats import read_directions
+
+    directions = read_directions(file, emotion, offset=offset)
+    texts = read_texts(neutral, text_field=text_field)
+    _check_writable(output)
+    with _ranks(device) as device_of_rank:
+        loaded, tokenizer = _load(model, dtype, device_of_rank, None)
+        path = calibrate(loaded, tokenizer, directions, texts).save(output)
+    print(f"{path}: {directions.emotions[0]} at {len(directions.layers)} blocks")
+
+
+@app.command()
+@_one_line_errors
+def export(
+    vectors: Annotated[Path, typer.Argument(help="Vectors (.safetensors).")],
+    emotion: Annotated[str, typer.Option(help="Which emotion; the exported vector raises it.")],
+    output: Annotated[Path, typer.Option(help="Where to write the control vector (.gguf).")],
+    scale: Annotated[str, typer.Option(help="Length at scale 1: separation, residual_norm or unit.")] = "separation",
+) -> None:
+    """Write one emotion's directions as a control vector for llama.cpp.
+
+    Example: `emoreg export vectors/qwen3-0.6b --emotion calm --output calm.gguf`, then
+    `llama-cli -m qwen3-0.6b.gguf --control-vector calm.gguf`
+    """
+    from emoreg import EmotionVectors
+    from emoreg.formats import write_gguf
+
+    print(write_gguf(EmotionVectors.load(vectors), emotion, output, scale=scale))  # pyright: ignore - checked there
+
+
+@app.command()
+@_one_line_errors
+def push(
+    vectors: Annotated[Path, typer.Argument(help="Vectors (.safetensors).")],
+    repo_id: Annotated[str, typer.Argument(help="A repository on the Hugging Face Hub, as user/name.")],
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+) -> None:
+    """Upload vectors, with a model card, to the Hugging Face Hub. Log in with `hf auth login` first."""
+    from emoreg import EmotionVectors
+    from emoreg.publishing import push_to_hub
+
+    print(push_to_hub(EmotionVectors.load(vectors), repo_id, private=private or None))
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
