@@ -147,7 +147,7 @@ def export(
     from emoreg import EmotionVectors
     from emoreg.formats import write_gguf
 
-    print(write_gguf(EmotionVectors.load(vectors), emotion, output, scale=scale))  # pyright: ignore - checked there
+    print(write_gguf(EmotionVectors.load(vectors), emotion, output, scale=scale))
 
 
 @app.command()

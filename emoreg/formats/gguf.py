@@ -11,7 +11,7 @@ import math
 import re
 import struct
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +30,8 @@ _UINT32, _INT32, _STRING, _ARRAY = 4, 5, 8, 9
 _F32 = 0
 _NAME = re.compile(r"direction\.(0|[1-9][0-9]{0,5})")
 
-Scale = Literal["separation", "residual_norm", "unit"]
+SCALES = ("separation", "residual_norm", "unit")
+"""How long the vectors of a written file can be."""
 
 
 def read_gguf(path: str | Path, emotion: str | None = None, *, offset: int = 0) -> Directions:
@@ -58,7 +59,7 @@ def read_gguf(path: str | Path, emotion: str | None = None, *, offset: int = 0) 
         raise ValueError(f"{path} is no control vector that can be read: {error}; export or copy it again") from None
 
 
-def write_gguf(vectors: EmotionVectors, emotion: str, path: str | Path, *, scale: Scale = "separation") -> Path:
+def write_gguf(vectors: EmotionVectors, emotion: str, path: str | Path, *, scale: str = "separation") -> Path:
     """A control vector that llama.cpp loads (``--control-vector``), whole or not at all; returns its path.
 
     Block 0, if the vectors have it, is left out with a warning: llama.cpp cannot steer it.
@@ -74,7 +75,7 @@ def write_gguf(vectors: EmotionVectors, emotion: str, path: str | Path, *, scale
     Raises:
         ValueError: for an unknown emotion or scale, block 0 alone, or a path that cannot be written to.
     """
-    checks.option("scale", scale, ("separation", "residual_norm", "unit"))
+    checks.option("scale", scale, SCALES)
     k = vectors.index(emotion)
     length_L = {
         "separation": vectors.separation[:, k],

@@ -5,7 +5,6 @@ block l, which is the output of block l - 1.
 """
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +51,6 @@ def _block(key: str) -> int:
 
 def _row(key: str, values: Any) -> Tensor:
     good = isinstance(values, list) and values and all(type(value) in (int, float) for value in values)
-    if not good or not all(-1e300 < value < 1e300 for value in values if not math.isnan(value)):
+    if not good or not all(-1e300 < value < 1e300 for value in values):  # nor is NaN
         raise ValueError(f"direction {key} is no list of finite numbers")
     return torch.tensor(values, dtype=torch.float64)
