@@ -135,7 +135,7 @@ class Hub(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(sent)
 
-    def log_message(self, *_args):
+    def log_message(self, format, *args):
         pass
 
 
