@@ -1,7 +1,7 @@
 """Ask llama.cpp itself: its logits under an exported control vector, against `emoreg.residual.steer`'s.
 
     pip install llama-cpp-python gguf    # builds llama.cpp; not among emoreg's requirements
-    PYTHONPATH=. python scripts/llama_cpp.py
+    PYTHONPATH=. python scripts/ask_llama_cpp.py
 
 A tiny Llama with random weights goes to a GGUF file, its vectors to another. llama.cpp adds them at one block, then at
 all but the first.
@@ -72,7 +72,7 @@ def write_model(model: LlamaForCausalLM, path: Path) -> None:
 
 def llama_cpp_logits(path: Path, control: dict[int, np.ndarray] | None = None) -> np.ndarray:
     """The last position's, with the buffer that `common_control_vector_load_one` makes: block 1's vector is first."""
-    import llama_cpp  # pyright: ignore[reportMissingImports]
+    import llama_cpp  # pyright: ignore[reportMissingImports] - none of our requirements
 
     model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
     options = llama_cpp.llama_context_default_params()
