@@ -127,8 +127,9 @@ def import_(
     _check_writable(output)
     with _ranks(device) as device_of_rank:
         loaded, tokenizer = _load(model, dtype, device_of_rank, None)
-        path = calibrate(loaded, tokenizer, directions, texts).save(output)
-    print(f"{path}: {directions.emotions[0]} at {len(directions.layers)} blocks")
+        vectors = calibrate(loaded, tokenizer, directions, texts)
+        if _is_first():
+            print(f"{vectors.save(output)}: {directions.emotions[0]} at {len(directions.layers)} blocks")
 
 
 @app.command()
