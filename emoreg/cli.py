@@ -1,16 +1,14 @@
-"""The command line: ``emoreg extract | import | export | push | train | demo``."""
+"""The command line: ``emoreg stories | extract | import | export | push | train | demo``."""
 
-import functools
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from tqdm import tqdm
 
-from emoreg import checks, ranks
+from emoreg import checks, ranks, shell
+from emoreg.shell import check_writable, is_first, load, load_tokenizer, meet, one_line_errors
 
 app = typer.Typer(
     help="Keep a model's internal desperation down while it is being fine-tuned, and see what became of it.",
@@ -20,36 +18,84 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-_show_traceback = False
 
 
 @app.callback()
 def _options(
     traceback: Annotated[bool, typer.Option("--traceback", help="Show where in the code an error arose.")] = False,
 ) -> None:
-    global _show_traceback
-    _show_traceback = traceback
-
-
-def _one_line_errors(command: Callable) -> Callable:
-    """A user's mistake ends in one line and exit code 2, unless the traceback is asked for."""
-
-    @functools.wraps(command)
-    def run(*args: object, **kwargs: object) -> None:
-        try:
-            command(*args, **kwargs)
-        except (ValueError, OSError) as error:
-            if _show_traceback:
-                raise
-            # Not print: a progress bar may stand on the line.
-            tqdm.write(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-            raise typer.Exit(2) from None
-
-    return run
+    shell.show_traceback = traceback
 
 
 @app.command()
-@_one_line_errors
+@one_line_errors
+def stories(
+    model: Annotated[str, typer.Argument(help="The model whose vectors you want: a hub id or a folder.")],
+    output: Annotated[Path, typer.Option(help="Where to write the texts (.jsonl). What it has is kept.")],
+    emotions: Annotated[str | None, typer.Option(help="Some of the 171, as desperate,calm. All by default.")] = None,
+    topics: Annotated[int, typer.Option(help="How many topics, of 100.")] = 100,
+    per_topic: Annotated[int, typer.Option(help="Texts on each topic, under each emotion.")] = 12,
+    neutral: Annotated[
+        bool, typer.Option("--neutral", help="Dialogues without emotion, for `extract --neutral`.")
+    ] = False,
+    backend: Annotated[str, typer.Option(help="transformers, or vllm where it is installed.")] = "transformers",
+    attempts: Annotated[int, typer.Option(help="How often a text is asked for, if it is refused.")] = 4,
+    min_tokens: Annotated[int, typer.Option(help="Refuse texts of fewer tokens.")] = 50,
+    max_tokens: Annotated[int, typer.Option(help="Cut texts off after so many tokens.")] = 320,
+    temperature: Annotated[float, typer.Option(help="Of the sampling.")] = 1.0,
+    top_p: Annotated[float, typer.Option(help="Of the sampling.")] = 0.95,
+    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="transformers: texts written at a time.")] = 32,
+    gpus: Annotated[int, typer.Option(help="vllm: GPUs over which the model is spread.")] = 1,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; a GPU by default if there is one.")] = None,
+    device_map: Annotated[
+        str | None, typer.Option(help="auto: the model spread over the GPUs, the host and a disk.")
+    ] = None,
+) -> None:
+    """Have a model write the stories from which its emotion vectors are extracted.
+
+    Each is one paragraph about someone who feels an emotion; the word and its synonyms are banned. Texts with a banned
+    word, too short ones and duplicates are refused and asked for again. Stopped at any moment, the command goes on
+    where it was.
+
+    Example: `emoreg stories Qwen/Qwen3-0.6B --output stories.jsonl --emotions desperate,calm,happy --topics 20`
+    """
+    from emoreg.stories import Sampling, Settings, Transformers, Vllm, plan, resume, write
+
+    checks.option("--backend", backend, ("transformers", "vllm"))
+    if backend == "vllm" and (device or device_map):
+        raise ValueError("--device and --device-map are for --backend transformers; vllm takes --gpus")
+    if backend == "transformers" and gpus != 1:
+        raise ValueError("--gpus is for --backend vllm; transformers takes --device-map auto")
+    settings = Settings(model, seed, min_tokens, Sampling(temperature, top_p, max_tokens))
+    names = None if emotions is None else [name.strip() for name in emotions.split(",")]
+    items = plan(names, topics, per_topic, neutral=neutral)
+    check_writable(output)
+    resume(output, settings, neutral=neutral)
+    with meet(device) as place:
+        if ranks.world() > 1:
+            raise ValueError("stories are written by one process; over several GPUs, take --backend vllm")
+        if backend == "vllm":
+            writer, tokenizer = Vllm(model, settings.sampling, dtype, gpus), load_tokenizer(model)
+        else:
+            loaded, tokenizer = load(model, dtype, place, device_map)
+            writer = Transformers(loaded, tokenizer, settings.sampling, batch_size)  # pyright: ignore - from_pretrained's
+        try:
+            outcome = write(output, items, writer, tokenizer, settings, attempts=attempts)
+        except KeyboardInterrupt:
+            tqdm.write(f"stopped; the same command goes on with {output}", file=sys.stderr)
+            raise typer.Exit(130) from None
+    refused = ", ".join(f"{count} {reason}" for reason, count in outcome.refused.most_common()) or "none"
+    texts = f"{outcome.found + outcome.kept} of {len(items)} texts, {outcome.kept} of them new"
+    print(f"{output}: {texts}; refused: {refused}")
+    if outcome.missing:
+        short = ", ".join(f"{name} ({count})" for name, count in sorted(outcome.missing.items()))
+        tqdm.write(f"warning: still missing after --attempts {attempts}: {short}; more of them go on", file=sys.stderr)
+
+
+@app.command()
+@one_line_errors
 def extract(
     model: Annotated[str, typer.Argument(help="The model that you will fine-tune: a hub id or a folder.")],
     corpus: Annotated[Path, typer.Argument(help="Labelled texts: .jsonl or .json, one object per text.")],
@@ -83,27 +129,27 @@ def extract(
     from emoreg.extraction import extract as run
     from emoreg.extraction import read_corpus, read_texts
 
-    with _ranks(device) as device_of_rank:
+    with meet(device) as device_of_rank:
         with ranks.together():
             if device and device_map:
                 raise ValueError("--device-map says where the model lies; leave --device out")
             texts = read_corpus(corpus, text_field=text_field, emotion_field=emotion_field)
             neutral_texts = read_texts(neutral, text_field=text_field)
             chosen = None if layers is None else checks.layers_in("--layers", layers)
-            if _is_first():
-                _check_writable(output)
-            loaded, tokenizer = _load(model, dtype, device_of_rank, device_map)
+            if is_first():
+                check_writable(output)
+            loaded, tokenizer = load(model, dtype, device_of_rank, device_map)
         vectors = run(loaded, tokenizer, texts, neutral_texts, layers=chosen, from_token=from_token,
                       denoise_share=denoise, tokens_per_batch=tokens_per_batch, resume_dir=resume_dir)  # fmt: skip
         with ranks.together():
-            if _is_first():
+            if is_first():
                 path = vectors.save(output)
                 size = f"{len(vectors.emotions)} emotions at {len(vectors.layers)} blocks of width {vectors.width}"
                 print(f"{path}: {size}")
 
 
 @app.command("import")
-@_one_line_errors
+@one_line_errors
 def import_(
     file: Annotated[Path, typer.Argument(help="Another library's file: .gguf, .pt (persona-vectors) or .svec.")],
     model: Annotated[str, typer.Argument(help="The model that its directions are of: a hub id or a folder.")],
@@ -124,16 +170,16 @@ def import_(
 
     directions = read_directions(file, emotion, offset=offset)
     texts = read_texts(neutral, text_field=text_field)
-    _check_writable(output)
-    with _ranks(device) as device_of_rank:
-        loaded, tokenizer = _load(model, dtype, device_of_rank, None)
+    check_writable(output)
+    with meet(device) as device_of_rank:
+        loaded, tokenizer = load(model, dtype, device_of_rank, None)
         vectors = calibrate(loaded, tokenizer, directions, texts)
-        if _is_first():
+        if is_first():
             print(f"{vectors.save(output)}: {directions.emotions[0]} at {len(directions.layers)} blocks")
 
 
 @app.command()
-@_one_line_errors
+@one_line_errors
 def export(
     vectors: Annotated[Path, typer.Argument(help="Vectors (.safetensors).")],
     emotion: Annotated[str, typer.Option(help="Which emotion; the exported vector raises it.")],
@@ -152,7 +198,7 @@ def export(
 
 
 @app.command()
-@_one_line_errors
+@one_line_errors
 def push(
     vectors: Annotated[Path, typer.Argument(help="Vectors (.safetensors).")],
     repo_id: Annotated[str, typer.Argument(help="A repository on the Hugging Face Hub, as user/name.")],
@@ -166,7 +212,7 @@ def push(
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
-@_one_line_errors
+@one_line_errors
 def train(
     options: Annotated[list[str] | None, typer.Argument(help="--config FILE, and any option named above.")] = None,
 ) -> None:
@@ -185,7 +231,7 @@ def train(
 
 
 @app.command()
-@_one_line_errors
+@one_line_errors
 def demo(
     output: Annotated[Path, typer.Option(help="Folder for vectors, runs and the picture.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Seed of the texts, the training and the sampling.")] = 0,
@@ -197,62 +243,8 @@ def demo(
     """
     from emoreg.sandbox.demo import run
 
-    _check_writable(output / "sandbox")
+    check_writable(output / "sandbox")
     run(output, seed=seed)
-
-
-def _check_writable(path: Path) -> None:
-    """Find out before the work, not after it."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        probe = path.with_name(f".{path.name}.probe")
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ValueError(f"cannot write to {path.parent} ({error.strerror}); choose another --output") from None
-
-
-@contextmanager
-def _ranks(device: str | None) -> Iterator[str]:
-    """The processes of `accelerate launch` or `torchrun`, met, and this one's device; parted at the end."""
-    import torch
-    from accelerate import PartialState
-    from accelerate.utils import parse_flag_from_env
-
-    on_cpu = device == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-    state = PartialState(cpu=on_cpu)
-    try:
-        if state.num_processes > 1:
-            yield str(state.device)
-        else:
-            yield device or ("cuda" if torch.cuda.is_available() and not on_cpu else "cpu")
-    except (ValueError, OSError):
-        if state.is_main_process or _show_traceback:
-            raise
-        raise typer.Exit(2) from None  # ranks fail together, and the first one says it
-    finally:
-        state.destroy_process_group()
-
-
-def _is_first() -> bool:
-    return ranks.rank() == 0
-
-
-def _load(name: str, dtype: str, device: str, device_map: str | None):
-    from torch import nn
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils.logging import disable_progress_bar
-
-    if not _is_first():
-        disable_progress_bar()
-    if dtype not in ("auto", "float32", "bfloat16", "float16"):
-        raise ValueError(f"--dtype must be auto, float32, bfloat16 or float16, got {dtype!r}")
-    if device_map is not None and ranks.world() > 1:
-        raise ValueError("--device-map is for one process; of several, each has the whole model on a device of its own")
-    model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, device_map=device_map)
-    if device_map is None:
-        model = nn.Module.to(model, device)
-    return model, AutoTokenizer.from_pretrained(name)
 
 
 def main() -> None:

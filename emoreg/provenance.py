@@ -5,6 +5,7 @@ import json
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -38,6 +39,8 @@ class Provenance:
     """Which tokens of a text were read."""
     counts: dict[str, int] = field(default_factory=dict)
     """Texts per emotion, under the emotion's name, and of neutral text under ``"neutral"``."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """What `emoreg.extraction.extract` was told: ``estimator``, ``rank``, ``from_token``, ``denoise_share``."""
     versions: dict[str, str] = field(
         default_factory=lambda: {p: version(p) for p in ("emoreg", "torch", "transformers")}
     )
@@ -47,7 +50,7 @@ class Provenance:
         for name in ("model", "config_hash", "tokenizer_hash", "corpus_hash", "method", "token_rule"):
             checks.kind(name, getattr(self, name), str, "a string")
         checks.kind("revision", self.revision, str | None, "a string, or None")
-        for name, kind in (("counts", int), ("versions", str)):
+        for name, kind in (("counts", int), ("settings", object), ("versions", str)):
             table = getattr(self, name)
             good = isinstance(table, dict) and all(isinstance(k, str) for k in table)
             good = good and all(isinstance(value, kind) for value in table.values())

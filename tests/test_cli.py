@@ -278,11 +278,11 @@ class TestExtractOnRanks:
 
 
 def test_help_teaches_each_command():
-    for command in ("extract", "import", "export", "push", "train", "demo"):
+    for command in ("stories", "extract", "import", "export", "push", "train", "demo"):
         result = run(command, "--help")
         assert result.exit_code == 0
         assert len(result.output.splitlines()) > 8
-    assert {"extract", "import", "export", "push", "train", "demo"} <= set(run("--help").output.split())
+    assert {"stories", "extract", "import", "export", "push", "train", "demo"} <= set(run("--help").output.split())
 
 
 def test_in_a_process_of_its_own(files):

@@ -3,7 +3,7 @@
 from emoreg.extraction.calibration import calibrate
 from emoreg.extraction.corpus import LabelledText, read_corpus, read_texts
 from emoreg.extraction.directions import Directions, fit_directions
-from emoreg.extraction.estimators import ESTIMATORS, Estimator
+from emoreg.extraction.estimators import ESTIMATORS
 from emoreg.extraction.extract import extract
 from emoreg.extraction.holdout import held_out_auc
 from emoreg.extraction.moments import Moments, MomentsFitter
@@ -11,7 +11,6 @@ from emoreg.extraction.moments import Moments, MomentsFitter
 __all__ = [
     "ESTIMATORS",
     "Directions",
-    "Estimator",
     "LabelledText",
     "Moments",
     "MomentsFitter",

@@ -147,6 +147,7 @@ def calibrated(
             method=f"{directions.method}, {denoise_share:.0%} of neutral variance taken out",
             token_rule=f"{directions.token_rule}; neutral: every token",
             counts=directions.counts,
+            settings=directions.settings | {"denoise_share": denoise_share},
         ),
         weights=sample_weights(model),
     )

@@ -2,8 +2,8 @@
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,16 @@ class LabelledText:
     """What it shares with other texts, its scenario say: a hold-out keeps a group together. None: the text alone."""
     read_from: int = 0
     """Character from which on the text is read; what comes before is context that the model sees."""
+    traits: Mapping[str, str] = field(default_factory=dict)
+    """What else tells texts apart and is no emotion, such as topic and person: validation holds it against them."""
 
 
 def read_corpus(
-    path: str | Path, text_field: str = "text", emotion_field: str = "emotion", group_field: str | None = None
+    path: str | Path,
+    text_field: str = "text",
+    emotion_field: str = "emotion",
+    group_field: str | None = None,
+    trait_fields: Sequence[str] = (),
 ) -> list[LabelledText]:
     """Read labelled texts from a ``.jsonl`` file (an object per line) or a ``.json`` file (a list of objects).
 
@@ -30,6 +36,7 @@ def read_corpus(
         text_field: which field of a record holds its text.
         emotion_field: which field names its emotion.
         group_field: which field names its group, if any does.
+        trait_fields: which fields hold traits.
 
     Raises:
         ValueError: for a missing, malformed or empty file, a record without a field, or a corpus with one emotion.
@@ -39,7 +46,8 @@ def read_corpus(
         where = f"{path}: record {number}"
         text, emotion = _string(record, text_field, where), _string(record, emotion_field, where)
         group = None if group_field is None else str(_field(record, group_field, where))
-        corpus.append(LabelledText(text, emotion, group))
+        traits = {name: str(_field(record, name, where)) for name in trait_fields}
+        corpus.append(LabelledText(text, emotion, group, traits=traits))
     try:
         check_corpus(corpus)
     except ValueError as error:

@@ -1,7 +1,9 @@
 """Taking out of directions what varies most in neutral text.
 
-Shapes: L layers, K emotions, D width, N components.
+Shapes: L layers, K emotions, D width, N components, X rows of any kind.
 """
+
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -27,6 +29,12 @@ def components(covariance_DD: Float[Tensor, "D D"], share: float) -> Float[Tenso
     return components_DD[:, -n_out:].T
 
 
+def without(rows_LXD: Float[Tensor, "L X D"], components_L: Sequence[Float[Tensor, "_ D"]]) -> Float[Tensor, "L X D"]:
+    """Rows less their part in each layer's components. Reading a row so is reading it along a direction so."""
+    out = [out_ND.to(rows_LXD) for out_ND in components_L]
+    return torch.stack([rows - rows @ out_ND.T @ out_ND for rows, out_ND in zip(rows_LXD, out, strict=True)])
+
+
 def denoise(
     directions_LKD: Float[Tensor, "L K D"], covariance_LDD: Float[Tensor, "L D D"], share: float
 ) -> Float[Tensor, "L K D"]:
@@ -46,14 +54,8 @@ def denoise(
     References:
         Sofroniew et al. 2026, arXiv 2604.07729: a share of one half.
     """
-    denoised = []
-    for directions_KD, covariance_DD in zip(directions_LKD.double(), covariance_LDD, strict=True):
-        out_ND = components(covariance_DD, share).to(directions_KD)
-        rest_KD = directions_KD - directions_KD @ out_ND.T @ out_ND
-        length_K1 = rest_KD.norm(dim=-1, keepdim=True)
-        if (length_K1 < _NOTHING).any():
-            raise ValueError(
-                f"nothing of a direction is left when {share:.0%} of neutral variance is taken out; take less"
-            )
-        denoised.append(rest_KD / length_K1)
-    return torch.stack(denoised)
+    rest_LKD = without(directions_LKD.double(), [components(one_DD, share) for one_DD in covariance_LDD])
+    length_LK1 = rest_LKD.norm(dim=-1, keepdim=True)
+    if (length_LK1 < _NOTHING).any():
+        raise ValueError(f"nothing of a direction is left when {share:.0%} of neutral variance is taken out; take less")
+    return rest_LKD / length_LK1

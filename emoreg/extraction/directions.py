@@ -7,6 +7,7 @@ import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -16,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from emoreg import ranks
 from emoreg.extraction.corpus import LabelledText, check_corpus
-from emoreg.extraction.estimators import NEED_PRODUCTS, NEED_SAMPLE, Estimator, Sample, fit, shifts
+from emoreg.extraction.estimators import NEED_PRODUCTS, NEED_SAMPLE, Sample, fit, shifts
 from emoreg.extraction.moments import Moments
 from emoreg.extraction.shards import Shards
 from emoreg.extraction.stream import Batch, stream_moments
@@ -48,6 +49,8 @@ class Directions:
     corpus_hash: str = ""
     counts: dict[str, int] = field(default_factory=dict)
     """Texts per emotion."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """What the estimator was told."""
 
 
 def fit_directions(
@@ -55,7 +58,7 @@ def fit_directions(
     tokenizer: PreTrainedTokenizerBase,
     corpus: Sequence[LabelledText],
     *,
-    estimator: Estimator = "difference_of_means",
+    estimator: str = "difference_of_means",
     rank: int = 1,
     layers: Sequence[int] | None = None,
     from_token: int = 50,
@@ -83,7 +86,7 @@ def directions_of(
     corpus: Sequence[LabelledText],
     emotions: Sequence[str],
     *,
-    estimator: Estimator,
+    estimator: str,
     rank: int,
     from_token: int,
     tokens_per_batch: int,
@@ -123,10 +126,11 @@ def directions_of(
         token_rule=f"mean from token {from_token} on, or of all tokens of a shorter text",
         corpus_hash=text_hash([part for item in corpus for part in (item.emotion, item.text)]),
         counts=counts,
+        settings={"estimator": estimator, "rank": rank, "from_token": from_token},
     )
 
 
-def groups_of(corpus: Sequence[LabelledText], emotions: Sequence[str], estimator: Estimator) -> list[int]:
+def groups_of(corpus: Sequence[LabelledText], emotions: Sequence[str], estimator: str) -> list[int]:
     """Into which group of sums each text goes: its emotion's, or one of its own where its vector is to be kept."""
     groups = [emotions.index(item.emotion) for item in corpus]
     if estimator in NEED_SAMPLE:

@@ -12,7 +12,6 @@ Shapes: L layers, K emotions, N texts, D width, R rank.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -21,8 +20,7 @@ from torch import Tensor
 from emoreg import checks
 from emoreg.extraction.moments import Moments
 
-Estimator = Literal["difference_of_means", "one_against_rest", "lda", "leace", "logistic", "class_pca"]
-ESTIMATORS: tuple[str, ...] = get_args(Estimator)
+ESTIMATORS = ("difference_of_means", "one_against_rest", "lda", "leace", "logistic", "class_pca")
 NEED_PRODUCTS = ("lda", "leace", "class_pca")
 NEED_SAMPLE = ("logistic", "class_pca")
 
@@ -40,7 +38,7 @@ class Sample:
 
 
 def fit(
-    estimator: Estimator, moments: Moments, emotions: Sequence[str], sample: Sample | None = None, rank: int = 1
+    estimator: str, moments: Moments, emotions: Sequence[str], sample: Sample | None = None, rank: int = 1
 ) -> Float[Tensor, "L K R D"]:
     """Directions by the method of that name; R of them for each emotion.
 
@@ -119,20 +117,23 @@ def one_against_rest(moments: Moments) -> Float[Tensor, "L K D"]:
 def lda(moments: Moments) -> Float[Tensor, "L K D"]:
     """Linear discriminants: the difference from the other texts, weighed by the inverse covariance within emotions.
 
-    The covariance is shrunk towards a multiple of the identity, as far as the number of texts asks for.
+    The covariance is shrunk by nine tenths. That still takes out whatever varies much more than the rest, a nuisance as
+    large as the emotion say; with the usual few per cent, an emotion that is unevenly strong turns the direction away
+    from its own mean, since its own variance counts as noise (cosine .59 instead of .98 where it was planted).
 
     References:
-        Fisher 1936; shrinkage: Chen, Wiesel, Eldar, Hero 2010, arXiv 0907.4698, eq. 23 (OAS).
+        Friedman 1989, regularized discriminant analysis, eq. 18 with lambda 0 and gamma .9.
     """
-    return unit(torch.linalg.solve(within_shrunk(moments), one_against_rest(moments).mT).mT)
+    return unit(torch.linalg.solve(shrunk(moments.within, 0.9), one_against_rest(moments).mT).mT)
 
 
 def leace(moments: Moments) -> Float[Tensor, "L K D"]:
     """What LEACE reads to erase "this emotion or another": the cross-covariance with the label, weighed by the pseudo-
     inverse of the covariance of all texts.
 
-    What it takes away lies along the other factor of the eraser, the cross-covariance itself: `one_against_rest`. With
-    fewer texts than dimensions the pseudo-inverse fits every text, noise included; take `lda` there.
+    What it takes away lies along the other factor of the eraser, the cross-covariance itself: `one_against_rest`. This
+    is exact, not shrunk, as erasure needs it: with fewer texts than dimensions it fits every text, noise included, and
+    it comes near the pattern only with many thousands of them. To read an emotion take `lda`.
 
     References:
         Belrose et al. 2023, arXiv 2306.03819, theorem 4.3.
@@ -169,7 +170,7 @@ def class_pca(moments: Moments, sample: Sample, rank: int) -> Float[Tensor, "L K
     if not rank <= min(fewest, sample.rows.shape[-1]):
         raise ValueError(f"a subspace of rank {rank} needs as many texts of every emotion; one has {fewest}")
     bases = []
-    for row, within_DD in enumerate(within_shrunk(moments)):
+    for row, within_DD in enumerate(shrunk(moments.within, 0.1)):
         variance_D, axes_DD = torch.linalg.eigh(within_DD)
         root_DD, inverse_DD = (axes_DD * variance_D**power @ axes_DD.T for power in (0.5, -0.5))
         for k in range(len(moments.count)):
@@ -182,16 +183,11 @@ def class_pca(moments: Moments, sample: Sample, rank: int) -> Float[Tensor, "L K
     return torch.stack(bases).unflatten(0, (-1, len(moments.count)))
 
 
-def within_shrunk(moments: Moments) -> Float[Tensor, "L D D"]:
-    """Covariance within emotions, shrunk towards a multiple of the identity (OAS)."""
-    within_LDD = moments.within
-    n, p = moments.count.sum(), within_LDD.shape[-1]
-    trace_L = within_LDD.diagonal(dim1=-2, dim2=-1).sum(-1)
-    square_L = within_LDD.square().sum((-2, -1))
-    shrinkage_L = ((1 - 2 / p) * square_L + trace_L**2) / ((n + 1 - 2 / p) * (square_L - trace_L**2 / p))
-    shrinkage_L11 = shrinkage_L.clamp(max=1)[:, None, None]
-    identity_DD = torch.eye(p, dtype=within_LDD.dtype)
-    return (1 - shrinkage_L11) * within_LDD + shrinkage_L11 * (trace_L / p)[:, None, None] * identity_DD
+def shrunk(covariance_LDD: Float[Tensor, "L D D"], share: float) -> Float[Tensor, "L D D"]:
+    """A covariance, in some share replaced by the multiple of the identity that has the same trace."""
+    variance_L = covariance_LDD.diagonal(dim1=-2, dim2=-1).mean(-1)
+    identity_DD = torch.eye(covariance_LDD.shape[-1], dtype=covariance_LDD.dtype)
+    return (1 - share) * covariance_LDD + share * variance_L[:, None, None] * identity_DD
 
 
 def unit(rows: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:

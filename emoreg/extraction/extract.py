@@ -11,7 +11,6 @@ from emoreg import ranks
 from emoreg.extraction.calibration import calibrated, check_neutral, token_moments, with_neutral
 from emoreg.extraction.corpus import LabelledText, check_corpus
 from emoreg.extraction.directions import directions_of, groups_of
-from emoreg.extraction.estimators import Estimator
 from emoreg.extraction.shards import Shards
 from emoreg.extraction.tokens import Tokens, tokenise
 from emoreg.provenance import config_hash, sample_weights, text_hash
@@ -25,7 +24,7 @@ def extract(
     corpus: Sequence[LabelledText],
     neutral: Sequence[str],
     *,
-    estimator: Estimator = "difference_of_means",
+    estimator: str = "difference_of_means",
     rank: int = 1,
     layers: Sequence[int] | None = None,
     from_token: int = 50,

@@ -78,7 +78,7 @@ def held_out_auc(
             raise ValueError(f"the corpus has no texts of {emotion!r}; it has {', '.join(emotions)}")
     blocks = decoder_blocks(model)
     layers = check_layers(range(len(blocks)) if layers is None else layers, len(blocks))
-    fold_of_text = _folds(corpus, (positive, negative), folds, seed)
+    fold_of_text = folds_of(corpus, (positive, negative), folds, seed)
     tokens = tokenise(
         model, tokenizer, [labelled.text for labelled in corpus], [labelled.read_from for labelled in corpus]
     )
@@ -113,7 +113,12 @@ def held_out_auc(
     }
 
 
-def _folds(corpus: Sequence[LabelledText], judged: tuple[str, str], folds: int, seed: int) -> list[int]:
+def folds_of(corpus: Sequence[LabelledText], judged: Sequence[str], folds: int, seed: int) -> list[int]:
+    """Which of the folds each text is held out in: groups stay together, emotions are spread evenly.
+
+    Raises:
+        ValueError: if an emotion that is judged has fewer groups than there are folds.
+    """
     from sklearn.model_selection import StratifiedGroupKFold
 
     names = [("text", item.text) if item.group is None else ("group", item.group) for item in corpus]

@@ -49,7 +49,7 @@ class Moments:
 
         Products are of all rows together, so they go along only where every row stays, in one group.
         """
-        stays = bool((member_HG.sum(0) == 1).all())
+        stays = bool(((member_HG.sum(0) == 1) | (self.count == 0)).all())
         member_HG = member_HG.to(self.sums.dtype)
         return Moments(self.layers, member_HG @ self.count, member_HG @ self.sums, self.products if stays else None)
 

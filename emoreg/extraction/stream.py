@@ -197,17 +197,11 @@ def check_ranks(model: nn.Module) -> None:
 def _padded(texts: Sequence[Tokens], index: Sequence[int], from_token: int, device: torch.device) -> Batch:
     chosen = [texts[n] for n in index]
     length, first, end = torch.tensor([(len(text), text.first_read, text.end) for text in chosen]).T.unsqueeze(-1)
-    rule = torch.tensor([[_first_by_rule(text, from_token)] for text in chosen])
+    rule = torch.tensor([[text.first_from(from_token)] for text in chosen])
     position = torch.arange(len(chosen[0]))
     masks = position < length, (position >= first) & (position < end), (position >= rule) & (position < end)
     ids = pad_sequence([text.ids for text in chosen], batch_first=True)  # any token will do where none is seen
     return Batch(*(tensor.to(device) for tensor in (torch.tensor(index), ids.long(), *masks)))
-
-
-def _first_by_rule(text: Tokens, from_token: int) -> int:
-    """Position of a text's n-th token, BOS not counted; of the first that can be read if it has fewer."""
-    nth = text.begin + from_token - 1
-    return max(nth, text.first_read) if nth < text.end else text.first_read
 
 
 def _check_finite(model: nn.Module, fitter: MomentsFitter) -> None:

@@ -35,6 +35,11 @@ class Tokens:
         serves as the attention sink, and its residual can be a hundred times as long as any other."""
         return max(self.begin, 1)
 
+    def first_from(self, n: int) -> int:
+        """Position of the text's n-th token, BOS not counted; of the first that can be read if it has fewer."""
+        nth = self.begin + n - 1
+        return max(nth, self.first_read) if nth < self.end else self.first_read
+
     def __len__(self) -> int:
         return len(self.ids)
 

@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from emoreg.extraction import LabelledText, extract, held_out_auc, read_corpus, read_texts
-from emoreg.extraction.holdout import _auc, _folds
+from emoreg.extraction.holdout import _auc, folds_of
 from tests.extraction.texts import corpus, hidden_states, neutral, plant, story
 
 SHARED = Path(__file__).parents[2] / "../shared"
@@ -46,7 +46,7 @@ class TestHeldOutAuc:
         rng = random.Random(1)
         texts = [LabelledText(story(rng, 60), emotion) for _ in range(8) for emotion in ("calm", "sad", "desperate")]
         auc = held_out_auc(model, tiny_tokenizer, texts, along="positive", seed=3, **OPTIONS)
-        fold = np.array(_folds(texts, ("desperate", "calm"), 4, 3))
+        fold = np.array(folds_of(texts, ("desperate", "calm"), 4, 3))
         vectors = [[h[19:].mean(0) for h in hidden_states(model, tiny_tokenizer(t.text)["input_ids"])] for t in texts]
         for layer in range(4):
             folds = []
@@ -66,13 +66,13 @@ class TestHeldOutAuc:
         texts = [
             LabelledText(f"{n} {emotion}", emotion, str(n)) for n in range(10) for emotion in ("desperate", "calm")
         ]
-        fold = _folds(texts, ("desperate", "calm"), 5, 0)
+        fold = folds_of(texts, ("desperate", "calm"), 5, 0)
         assert fold[::2] == fold[1::2]
         assert sorted(set(fold)) == [0, 1, 2, 3, 4]
 
     def test_copies_of_a_text_are_held_out_together(self):
         texts = [LabelledText(str(n % 6), "desperate" if n % 2 else "calm") for n in range(24)]
-        fold = _folds(texts, ("desperate", "calm"), 3, 0)
+        fold = folds_of(texts, ("desperate", "calm"), 3, 0)
         assert fold[:6] * 4 == fold
 
     def test_only_texts_of_one_fold_are_compared(self):

@@ -1,0 +1,121 @@
+"""The texts that vectors are judged on, each as one vector per layer: all that validation looks at again and again.
+
+Shapes: L layers, N texts, D width, K emotions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from emoreg import sharded
+from emoreg.extraction.corpus import LabelledText, check_corpus
+from emoreg.extraction.directions import text_moments
+from emoreg.extraction.estimators import NEED_PRODUCTS, Sample, fit
+from emoreg.extraction.holdout import folds_of
+from emoreg.extraction.moments import Moments
+from emoreg.extraction.tokens import Tokens, embeddings, tokenise
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A corpus as a model sees it."""
+
+    corpus: tuple[LabelledText, ...]
+    emotions: tuple[str, ...]
+    """K names, in the order of the vectors that are judged."""
+    layers: tuple[int, ...]
+    """L block numbers."""
+    rows: Float[Tensor, "L N D"]
+    """Each text's mean hidden state over the tokens that are read, fp32."""
+    embedded: Float[Tensor, "N D"]
+    """The mean of the same tokens' embeddings: what is there before any block."""
+    emotion: Int[Tensor, " N"]
+    group: Int[Tensor, " N"]
+    """Number of the group (scenario) that a text belongs to."""
+    fold: Int[Tensor, " N"]
+    """In which fold it is held out, together with its whole group."""
+    lengths: Int[Tensor, " N"]
+    """How many tokens are read."""
+
+    @property
+    def read(self) -> list[str]:
+        """The part of each text that is read."""
+        return [item.text[item.read_from :] for item in self.corpus]
+
+
+def gather(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    corpus: Sequence[LabelledText],
+    emotions: Sequence[str],
+    layers: Sequence[int],
+    *,
+    from_token: int,
+    folds: int,
+    tokens_per_batch: int,
+    seed: int,
+    bar: tqdm,
+) -> Texts:
+    """One forward pass over the texts of these emotions, and their division into folds.
+
+    Raises:
+        ValueError: for an emotion without texts, fewer groups than folds, or anything that extraction refuses.
+    """
+    missing = sorted(set(emotions) - set(check_corpus(corpus)))
+    if missing:
+        raise ValueError(f"the corpus has no text of {', '.join(missing)}; leave these emotions out, or add texts")
+    kept = [item for item in corpus if item.emotion in emotions]
+    fold = folds_of(kept, emotions, folds, seed)
+    tokens = tokenise(model, tokenizer, [item.text for item in kept], [item.read_from for item in kept])
+    names = [item.text if item.group is None else ("group", item.group) for item in kept]
+    number = {name: n for n, name in enumerate(dict.fromkeys(names))}
+    return Texts(
+        corpus=tuple(kept),
+        emotions=tuple(emotions),
+        layers=tuple(layers),
+        rows=text_vectors(model, layers, tokens, from_token, tokens_per_batch, bar),
+        embedded=_embedded(model, tokens, from_token),
+        emotion=torch.tensor([emotions.index(item.emotion) for item in kept]),
+        group=torch.tensor([number[name] for name in names]),
+        fold=torch.tensor(fold),
+        lengths=torch.tensor([text.end - text.first_from(from_token) for text in tokens]),
+    )
+
+
+def text_vectors(
+    model: nn.Module,
+    layers: Sequence[int],
+    tokens: Sequence[Tokens],
+    from_token: int,
+    tokens_per_batch: int,
+    bar: tqdm,
+) -> Float[Tensor, "L N D"]:
+    """Each text's own vector: moments in which every text is a group."""
+    return text_moments(model, layers, tokens, range(len(tokens)), len(tokens), from_token=from_token,
+                        tokens_per_batch=tokens_per_batch, bar=bar).sums.float()  # fmt: skip
+
+
+def directions_from(
+    rows_LND: Float[Tensor, "L N D"], emotion_N: Int[Tensor, " N"], emotions: Sequence[str], estimator: str
+) -> Float[Tensor, "L K D"]:
+    """Directions from some texts' vectors, by the estimator that extraction uses on its stream of them; fp32."""
+    member_KN = torch.nn.functional.one_hot(emotion_N, len(emotions)).double().T
+    exact_LND = rows_LND.double()
+    moments = Moments(
+        layers=tuple(range(len(rows_LND))),
+        count=member_KN.sum(1),
+        sums=member_KN @ exact_LND,
+        products=exact_LND.mT @ exact_LND if estimator in NEED_PRODUCTS else None,
+    )
+    return fit(estimator, moments, emotions, Sample(exact_LND, emotion_N))[:, :, 0].float()
+
+
+def _embedded(model: nn.Module, tokens: Sequence[Tokens], from_token: int) -> Float[Tensor, "N D"]:
+    with sharded.gathered(embeddings(model).weight) as weight, torch.no_grad():
+        rows = [weight[text.ids[text.first_from(from_token) : text.end].long().to(weight.device)] for text in tokens]
+        return torch.stack([row.float().mean(0).cpu() for row in rows])
