@@ -79,7 +79,7 @@ def stories(
         if backend == "vllm":
             writer, tokenizer = Vllm(model, settings.sampling, dtype, gpus), load_tokenizer(model)
         else:
-            loaded, tokenizer = load(model, dtype, place, device_map)
+            loaded, tokenizer = load(model, dtype, place, device_map), load_tokenizer(model)
             writer = Transformers(loaded, tokenizer, settings.sampling, batch_size)  # pyright: ignore - from_pretrained's
         try:
             outcome = write(output, items, writer, tokenizer, settings, attempts=attempts)
@@ -98,7 +98,9 @@ def stories(
 @one_line_errors
 def extract(
     model: Annotated[str, typer.Argument(help="The model that you will fine-tune: a hub id or a folder.")],
-    corpus: Annotated[Path, typer.Argument(help="Labelled texts: .jsonl or .json, one object per text.")],
+    corpus: Annotated[
+        Path, typer.Argument(help="Labelled texts or conversations (messages): .jsonl or .json, one object each.")
+    ],
     neutral: Annotated[
         Path, typer.Option(help="Text without emotion, of the kind that you train on: .jsonl, .json, .txt.")
     ],
@@ -133,12 +135,13 @@ def extract(
         with ranks.together():
             if device and device_map:
                 raise ValueError("--device-map says where the model lies; leave --device out")
-            texts = read_corpus(corpus, text_field=text_field, emotion_field=emotion_field)
-            neutral_texts = read_texts(neutral, text_field=text_field)
+            tokenizer = load_tokenizer(model)
+            texts = read_corpus(corpus, text_field=text_field, emotion_field=emotion_field, tokenizer=tokenizer)
+            neutral_texts = read_texts(neutral, text_field=text_field, tokenizer=tokenizer)
             chosen = None if layers is None else checks.layers_in("--layers", layers)
             if is_first():
                 check_writable(output)
-            loaded, tokenizer = load(model, dtype, device_of_rank, device_map)
+            loaded = load(model, dtype, device_of_rank, device_map)
         vectors = run(loaded, tokenizer, texts, neutral_texts, layers=chosen, from_token=from_token,
                       denoise_share=denoise, tokens_per_batch=tokens_per_batch, resume_dir=resume_dir)  # fmt: skip
         with ranks.together():
@@ -169,10 +172,11 @@ def import_(
     from emoreg.formats import read_directions
 
     directions = read_directions(file, emotion, offset=offset)
-    texts = read_texts(neutral, text_field=text_field)
+    tokenizer = load_tokenizer(model)
+    texts = read_texts(neutral, text_field=text_field, tokenizer=tokenizer)
     check_writable(output)
     with meet(device) as device_of_rank:
-        loaded, tokenizer = load(model, dtype, device_of_rank, None)
+        loaded = load(model, dtype, device_of_rank, None)
         vectors = calibrate(loaded, tokenizer, directions, texts)
         if is_first():
             print(f"{vectors.save(output)}: {directions.emotions[0]} at {len(directions.layers)} blocks")

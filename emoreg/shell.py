@@ -75,13 +75,19 @@ def is_first() -> bool:
 
 
 def load(name: str, dtype: str, device: str, device_map: str | None):
-    """A model and its tokenizer.
+    """A model: a causal one, or one of text and images where there is no other.
 
     Raises:
         ValueError: for an unknown dtype, or a device map on several ranks.
     """
     from torch import nn
-    from transformers import AutoModelForCausalLM
+    from transformers import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+    )
     from transformers.utils.logging import disable_progress_bar
 
     if not is_first():
@@ -90,10 +96,13 @@ def load(name: str, dtype: str, device: str, device_map: str | None):
         raise ValueError(f"--dtype must be auto, float32, bfloat16 or float16, got {dtype!r}")
     if device_map is not None and ranks.world() > 1:
         raise ValueError("--device-map is for one process; of several, each has the whole model on a device of its own")
-    model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, device_map=device_map)
+    kind, config = AutoModelForCausalLM, type(AutoConfig.from_pretrained(name))
+    if config in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and config not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        kind = AutoModelForImageTextToText
+    model = kind.from_pretrained(name, dtype=dtype, device_map=device_map)
     if device_map is None:
         model = nn.Module.to(model, device)
-    return model, load_tokenizer(name)
+    return model
 
 
 def load_tokenizer(name: str):

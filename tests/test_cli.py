@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from emoreg import EmotionVectors
 from emoreg.cli import app
-from tests import tiny
+from tests import architectures, tiny
 from tests.support import random_vectors
 
 SCENES = {
@@ -97,6 +97,21 @@ class TestExtract:
         assert vectors.layers == (1, 2, 3)
         assert vectors.provenance.counts == {"desperate": 2, "calm": 2, "neutral": 3}
         vectors.check(tiny.llama())
+
+    def test_conversations_under_a_vision_language_model(self, files):
+        architectures.fresh("llava", **architectures.FAMILIES["llava"].settings).save_pretrained(files["model"])
+        asked = {"role": "user", "content": "How is it?"}
+        talk = [
+            {"emotion": emotion, "messages": [asked, {"role": "assistant", "content": text}]}
+            for emotion, texts in SCENES.items()
+            for text in texts
+        ]
+        files["corpus"].write_text("\n".join(map(json.dumps, talk)))
+        result = extract(files, neutral=files["corpus"], **{"from-token": 5})
+        assert result.exit_code == 0, result.output
+        vectors = EmotionVectors.load(files["model"].parent / "out" / "v")
+        assert vectors.provenance.model == str(files["model"])
+        assert not vectors.reference_mask[:, : len("<user>How is it?<assistant>")].any()
 
     def test_a_model_that_is_spread_and_sums_that_are_kept(self, files):
         kept = files["model"].parent / "kept"

@@ -13,7 +13,7 @@ HEAVY = {"matplotlib", "peft", "tensorboard", "trl", "wandb"}
 # A module or subpackage may import those of its own row and of the rows above.
 ROWS = [
     {"checks", "data", "files", "passes", "provenance", "ranks", "residual", "sharded", "vectors"},
-    {"batch", "penalties", "projection", "reasoning", "schedules", "scope", "statistics"},
+    {"batch", "chat", "penalties", "projection", "reasoning", "schedules", "scope", "statistics"},
     {"config", "extraction", "formats", "parts", "reader", "reference", "regularizer", "stories", "term", "validation"},
     {"audit", "callback", "faults", "metrics", "publishing", "reward", "tracking", "trainers"},
     {"__init__", "__main__", "cli", "sandbox", "shell"},

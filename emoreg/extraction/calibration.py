@@ -52,11 +52,10 @@ def calibrate(
     check_layers(directions.layers, depth(model))
     check_neutral(neutral, tokens_per_batch, reference_texts, reference_tokens)
     texts = tokenise(model, tokenizer, neutral)
+    references = references_of(texts, reference_texts, reference_tokens)
     with tqdm(total=len(texts), desc="calibrate", unit="text", disable=not progress or ranks.rank() > 0) as bar:
         moments = token_moments(model, directions.layers, texts, tokens_per_batch, bar)
-    vectors = calibrated(
-        model, tokenizer, directions, moments, texts[:reference_texts], denoise_share, reference_tokens
-    )
+    vectors = calibrated(model, tokenizer, directions, moments, references, denoise_share, reference_tokens)
     return with_neutral(vectors, neutral)
 
 
@@ -73,6 +72,22 @@ def check_neutral(
     checks.whole("tokens_per_batch", tokens_per_batch, 1)
     checks.whole("reference_texts", reference_texts, 1)
     checks.whole("reference_tokens", reference_tokens, 2)
+
+
+def references_of(texts: Sequence[Tokens], reference_texts: int, reference_tokens: int) -> list[Tokens]:
+    """The first few neutral texts of which something is read within so many tokens: a reply may begin later.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    found = [text for text in texts if text.first_read < reference_tokens]
+    if not found:
+        earliest = min(text.first_read for text in texts)
+        raise ValueError(
+            f"no neutral text is read within its first {reference_tokens} tokens, of which reference texts are made: "
+            f"the earliest reply begins at token {earliest}; raise reference_tokens, or give shorter conversations"
+        )
+    return found[:reference_texts]
 
 
 def token_moments(

@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
+from emoreg.chat import reply
+
 
 @dataclass(frozen=True)
 class LabelledText:
@@ -28,8 +32,13 @@ def read_corpus(
     emotion_field: str = "emotion",
     group_field: str | None = None,
     trait_fields: Sequence[str] = (),
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> list[LabelledText]:
     """Read labelled texts from a ``.jsonl`` file (an object per line) or a ``.json`` file (a list of objects).
+
+    A record may have ``messages`` (objects with ``role`` and ``content``, as datasets for chat models do) in place of
+    the text: a conversation that ends in an assistant's message, written by the tokenizer's chat template, of which
+    only that reply's own tokens are read (`emoreg.chat.reply`).
 
     Args:
         path: the file.
@@ -37,17 +46,19 @@ def read_corpus(
         emotion_field: which field names its emotion.
         group_field: which field names its group, if any does.
         trait_fields: which fields hold traits.
+        tokenizer: the model's; only conversations need it.
 
     Raises:
-        ValueError: for a missing, malformed or empty file, a record without a field, or a corpus with one emotion.
+        ValueError: for a missing, malformed or empty file, a record without a field, a conversation that the chat
+            template refuses or rewrites, or a corpus with one emotion.
     """
     corpus = []
     for number, record in enumerate(_records(Path(path)), start=1):
         where = f"{path}: record {number}"
-        text, emotion = _string(record, text_field, where), _string(record, emotion_field, where)
+        text, emotion = _text(record, text_field, tokenizer, where), _string(record, emotion_field, where)
         group = None if group_field is None else str(_field(record, group_field, where))
         traits = {name: str(_field(record, name, where)) for name in trait_fields}
-        corpus.append(LabelledText(text, emotion, group, traits=traits))
+        corpus.append(LabelledText(text, emotion, group, getattr(text, "read_from", 0), traits))
     try:
         check_corpus(corpus)
     except ValueError as error:
@@ -55,14 +66,17 @@ def read_corpus(
     return corpus
 
 
-def read_texts(path: str | Path, text_field: str = "text") -> list[str]:
+def read_texts(
+    path: str | Path, text_field: str = "text", tokenizer: PreTrainedTokenizerBase | None = None
+) -> list[str]:
     """Read texts without a label, such as neutral ones.
 
     From a ``.jsonl`` file (an object per line), a ``.json`` file (a list of strings or of objects) or a ``.txt`` file
-    (texts parted by blank lines).
+    (texts parted by blank lines). Conversations and the tokenizer are as in `read_corpus`.
 
     Raises:
-        ValueError: for a missing, malformed or empty file, or a record without the field.
+        ValueError: for a missing, malformed or empty file, a record without the field, or a conversation that the chat
+            template refuses or rewrites.
     """
     path = Path(path)
     if path.suffix == ".txt":
@@ -70,7 +84,7 @@ def read_texts(path: str | Path, text_field: str = "text") -> list[str]:
     texts = []
     for number, record in enumerate(_records(path), start=1):
         is_text = isinstance(record, str) and record.strip()
-        texts.append(record if is_text else _string(record, text_field, f"{path}: record {number}"))
+        texts.append(record if is_text else _text(record, text_field, tokenizer, f"{path}: record {number}"))
     return texts
 
 
@@ -142,3 +156,14 @@ def _string(record: Any, name: str, where: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{where}: expected a text in field {name!r}, got {_kind(value)}")
     return value
+
+
+def _text(record: Any, name: str, tokenizer: PreTrainedTokenizerBase | None, where: str) -> str:
+    if not isinstance(record, dict) or name in record or "messages" not in record:
+        return _string(record, name, where)
+    if tokenizer is None:
+        raise ValueError(f"{where} is a conversation; give the model's tokenizer too, whose chat template writes it")
+    try:
+        return reply(tokenizer, record["messages"])
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None

@@ -8,7 +8,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from emoreg import ranks
-from emoreg.extraction.calibration import calibrated, check_neutral, token_moments, with_neutral
+from emoreg.extraction.calibration import calibrated, check_neutral, references_of, token_moments, with_neutral
 from emoreg.extraction.corpus import LabelledText, check_corpus
 from emoreg.extraction.directions import directions_of, groups_of
 from emoreg.extraction.shards import Shards
@@ -54,8 +54,9 @@ def extract(
     Args:
         model: a causal language model of transformers, bare or wrapped; left as it is, training flags included.
         tokenizer: its tokenizer; the padding side and pad token do not matter.
-        corpus: labelled texts of two emotions or more.
-        neutral: texts without emotion, of the kind the model will be trained on.
+        corpus: labelled texts of two emotions or more. A conversation is given as an `emoreg.chat.reply`, which sees to
+            the chat template and to what is read.
+        neutral: texts without emotion, of the kind the model will be trained on; conversations likewise.
         estimator: how directions come from text vectors (`emoreg.extraction.estimators`): ``difference_of_means``, as
             the source has it; ``one_against_rest``, ``lda``, ``leace``, ``logistic``, ``class_pca``.
         rank: of ``class_pca``'s subspace: its further directions are called ``desperate.2``, ``desperate.3``, ...
@@ -89,6 +90,7 @@ def extract(
     read_from = [labelled.read_from for labelled in corpus] + [0] * len(neutral)
     tokens = tokenise(model, tokenizer, [labelled.text for labelled in corpus] + list(neutral), read_from)
     labelled_tokens, neutral_tokens = tokens[: len(corpus)], tokens[len(corpus) :]
+    references = references_of(neutral_tokens, reference_texts, reference_tokens)
     shards: dict[str, Shards] = {}
     if resume_dir is not None:
         key = {"layers": str(layers), "token rule": str(from_token), "tokens per batch": str(tokens_per_batch)}
@@ -110,7 +112,6 @@ def extract(
             shards=shards.get("labelled"),
         )
         moments = token_moments(model, layers, neutral_tokens, tokens_per_batch, bar, shards.get("neutral"))
-    references = neutral_tokens[:reference_texts]
     vectors = calibrated(model, tokenizer, directions, moments, references, denoise_share, reference_tokens)
     for shard in shards.values():
         shard.remove()

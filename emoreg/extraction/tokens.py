@@ -6,6 +6,7 @@ Shapes: T positions.
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from accelerate.utils import has_offloaded_params
@@ -13,6 +14,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from emoreg.chat import Reply
 from emoreg.residual import unwrap
 from emoreg.sharded import compute_device, is_sharded
 
@@ -49,13 +51,16 @@ def tokenise(
 ) -> list[Tokens]:
     """Cut texts as the tokenizer does by default, BOS included if it adds one, no longer than the model's context.
 
-    ``read_from`` gives, per text, the character whose token is the first that counts as the text's own.
+    ``read_from`` gives, per text, the character whose token is the first that counts as the text's own. A `Reply` has
+    one of its own, and its special tokens too.
 
     Raises:
         ValueError: for a text without a token to read, or a tokenizer that is not the model's.
     """
     config = unwrap(model).config.get_text_config(decoder=True)  # pyright: ignore
-    context, n_embeddings = getattr(config, "max_position_embeddings", None), embeddings(model).num_embeddings
+    names = ("max_position_embeddings", "max_seq_len")  # MPT's
+    context = next((getattr(config, name) for name in names if getattr(config, name, None)), None)
+    n_embeddings = embeddings(model).num_embeddings
     tokens, n_long = [], 0
     for number, (text, ids, special) in enumerate(_encoded(tokenizer, texts)):
         n_long += context is not None and len(ids) > context
@@ -65,8 +70,9 @@ def tokenise(
             begin += 1
         while end > begin and special[end - 1]:
             end -= 1
-        if read_from is not None and read_from[number]:
-            begin = max(begin, _token_at(tokenizer, text, read_from[number]))
+        start = max(getattr(text, "read_from", 0), read_from[number] if read_from is not None else 0)
+        if start:
+            begin = max(begin, _token_at(tokenizer, text, start))
         if end <= max(begin, 1):
             raise ValueError(
                 f"text {text[:40]!r} has no token to read: it is empty, a single token without a BOS, or starts to be "
@@ -87,7 +93,8 @@ def tokenise(
 
 def _token_at(tokenizer: PreTrainedTokenizerBase, text: str, character: int) -> int:
     """Position of the first token that ends behind a character; past the end if there is none."""
-    offsets = tokenizer(text, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+    adds = not isinstance(text, Reply)
+    offsets = tokenizer(text, add_special_tokens=adds, return_offsets_mapping=True, verbose=False)["offset_mapping"]
     # Special tokens lie at (0, 0); a byte-level token counts the space before its word as its own.
     return next((n for n, (_, end) in enumerate(offsets) if end > character), len(offsets))
 
@@ -95,16 +102,18 @@ def _token_at(tokenizer: PreTrainedTokenizerBase, text: str, character: int) -> 
 def _encoded(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Iterator[tuple[str, list[int], list[int]]]:
     """Each text, its token ids, and which of these the tokenizer added. Some at a time: lists of ints are large."""
     for at in range(0, len(texts), 1024):
-        chunk = list(texts[at : at + 1024])
-        encoded = tokenizer(
-            chunk,
-            padding=False,
-            truncation=False,
-            return_attention_mask=False,
-            return_special_tokens_mask=True,
-            verbose=False,
-        )
-        yield from zip(chunk, encoded["input_ids"], encoded["special_tokens_mask"], strict=True)
+        for is_reply, run in groupby(texts[at : at + 1024], lambda text: isinstance(text, Reply)):
+            chunk = list(run)
+            encoded = tokenizer(
+                chunk,
+                add_special_tokens=not is_reply,
+                padding=False,
+                truncation=False,
+                return_attention_mask=False,
+                return_special_tokens_mask=True,
+                verbose=False,
+            )
+            yield from zip(chunk, encoded["input_ids"], encoded["special_tokens_mask"], strict=True)
 
 
 def input_device(model: nn.Module) -> torch.device:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from emoreg.validation.scores import held_out_readings
 from emoreg.validation.texts import Texts
 
 RANDOM_DIRECTIONS = 100
@@ -29,6 +30,17 @@ def word_readings(texts: Texts) -> Float[Tensor, "N K"]:
         scores = model.decision_function(words.transform([read[n] for n in inside]))
         found_NK[inside] = np.stack([-scores, scores], 1) if scores.ndim == 1 else scores
     return torch.from_numpy(found_NK)
+
+
+def embedding_readings(texts: Texts) -> Float[Tensor, "N K"]:
+    """Held-out readings of the mean embedding along each emotion's mean less the mean over emotions."""
+
+    def fit(rows_SND: Tensor, emotion_N: Tensor) -> Tensor:  # no direction, no error: texts may be the same words
+        member_NK = torch.nn.functional.one_hot(emotion_N, len(texts.emotions)).float()
+        means_SKD = (member_NK / member_NK.sum(0)).T @ rows_SND
+        return means_SKD - means_SKD.mean(1, keepdim=True)
+
+    return held_out_readings(texts.embedded[None], texts.emotion, texts.fold, fit)[0]
 
 
 def random_auc(texts: Texts, seed: int) -> Float[Tensor, "L K"]:

@@ -56,5 +56,5 @@ def rises(
 
 def _rho(readings_LVK: Float[Tensor, "L V K"]) -> Float[Tensor, "L K"]:
     flat = readings_LVK.movedim(1, 0).flatten(1).T
-    found = [spearman(range(readings_LVK.shape[1]), one.tolist()) for one in flat]
+    found = [spearman([float(v) for v in range(readings_LVK.shape[1])], one.tolist()) for one in flat]
     return torch.tensor(found).unflatten(0, (readings_LVK.shape[0], -1))

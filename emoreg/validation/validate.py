@@ -26,7 +26,7 @@ from emoreg.validation.texts import Texts, directions_from, gather
 from emoreg.validation.verdict import verdict
 from emoreg.vectors import EmotionVectors
 
-PROMPT_TOKENS = 16
+PROMPT_TOKENS, WRITTEN_TEXTS = 8, 64
 NEIGHBOURS = 3
 """How many of the nearest emotions are an emotion's hard negatives."""
 
@@ -91,11 +91,8 @@ def validate(
             moments = token_moments(model, layers, tokenise(model, tokenizer, neutral), tokens_per_batch, bar)
             noise_L = [components(of_DD[:-1, :-1], settings["denoise_share"]) for of_DD in moments.covariance]
 
-        def fit_raw(rows_SND: Tensor, emotion_N: Tensor) -> Tensor:
-            return directions_from(rows_SND, emotion_N, emotions, settings["estimator"])
-
         def fit(rows_LND: Tensor, emotion_N: Tensor) -> Tensor:
-            return unit(without(fit_raw(rows_LND, emotion_N), noise_L))
+            return unit(without(directions_from(rows_LND, emotion_N, emotions, settings["estimator"]), noise_L))
 
         stored_LKD = vectors.select(emotions).directions
         found: dict[str, Any] = {
@@ -110,7 +107,7 @@ def validate(
             "layers": list(layers),
             "emotions": emotions,
         }
-        found |= _separation(texts, fit, fit_raw, stored_LKD, opposites, draws, seed)
+        found |= _separation(texts, fit, stored_LKD, opposites, draws, seed)
         null_BK = scores.null_maxima(
             without(texts.rows, noise_L), texts.emotion, texts.fold, texts.group, permutations, seed
         )
@@ -143,16 +140,17 @@ def validate(
 
 
 def _prompts(vectors: EmotionVectors) -> Int[Tensor, "N P"]:
-    """The beginnings of the reference texts, as far as the shortest of them goes."""
+    """The beginnings of the reference texts, as far as the shortest of them goes, some times over."""
     length = min(PROMPT_TOKENS, int(vectors.reference_mask.sum(1).min()))
+    times = -(-WRITTEN_TEXTS // len(vectors.reference_ids))
     begin = vectors.reference_mask.int().argmax(1) - 1  # the token before the first that counts: BOS, or the first
-    return torch.stack([ids[at : at + length] for ids, at in zip(vectors.reference_ids, begin.tolist(), strict=True)])
+    prompts = [ids[at : at + length] for ids, at in zip(vectors.reference_ids, begin.tolist(), strict=True)]
+    return torch.stack(prompts * times)
 
 
 def _separation(
     texts: Texts,
     fit: scores.Fit,
-    fit_raw: scores.Fit,
     stored_LKD: Float[Tensor, "L K D"],
     opposites: tuple[str, str],
     draws: int,
@@ -160,8 +158,8 @@ def _separation(
 ) -> dict[str, Any]:
     """How well each emotion's texts are told from the others', by layers and by what must be beaten."""
     of_layers_LNK = scores.held_out_readings(texts.rows, texts.emotion, texts.fold, fit)
-    embedded_1NK = scores.held_out_readings(texts.embedded[None], texts.emotion, texts.fold, fit_raw)
-    readings_SNK = torch.cat([baselines.word_readings(texts)[None], embedded_1NK, of_layers_LNK])
+    lexical_2NK = torch.stack([baselines.word_readings(texts), baselines.embedding_readings(texts)])
+    readings_SNK = torch.cat([lexical_2NK, of_layers_LNK])
     auc_BSK = scores.auc_draws(readings_SNK, texts.emotion, texts.fold, texts.group, draws, seed)
     lexical_BK, layers_BLK = auc_BSK[:, :2].max(1).values, auc_BSK[:, 2:]
     gain_BLK = layers_BLK - lexical_BK[:, None]
