@@ -20,6 +20,11 @@ EMOTIONS = ("desperate", "calm", "angry", "bored")
 QUICK = {"permutations": 39, "draws": 60, "progress": False}
 
 
+def evidence(vectors: EmotionVectors) -> dict:
+    assert vectors.validation is not None
+    return vectors.validation
+
+
 @pytest.fixture(scope="module")
 def organism():
     torch.set_num_threads(1)
@@ -53,14 +58,14 @@ def stories(organism):
 
 class TestVerdict:
     def test_a_state_without_words_is_trusted(self, tones):
-        found = tones.validation
+        found = evidence(tones)
         k = found["emotions"].index("desperate")
         assert found["words"]["auc"][k] < 0.65
         assert found["verdict"]["desperate"]["layers"], found["verdict"]["desperate"]["why"]
         assert "where words or embeddings alone have" in found["verdict"]["desperate"]["why"]
 
     def test_words_that_give_it_away_are_named(self, stories):
-        found = stories.validation
+        found = evidence(stories)
         k = found["emotions"].index("desperate")
         assert found["words"]["auc"][k] > 0.95
         assert found["verdict"]["desperate"]["layers"] == []
@@ -73,8 +78,8 @@ class TestVerdict:
         corpus = [LabelledText(text.text, labels[n * 7 % len(labels)]) for n, text in enumerate(texts)]
         vectors = extract(model, tokenizer, corpus, data.neutral_texts(0, 30), from_token=8, progress=False)
         found = validate(vectors, model, tokenizer, corpus, data.neutral_texts(0, 30), folds=3, **QUICK)
-        assert not any(one["layers"] for one in found.validation["verdict"].values())
-        assert "shuffled labels do as well" in found.validation["verdict"]["desperate"]["why"]
+        assert not any(one["layers"] for one in evidence(found)["verdict"].values())
+        assert "shuffled labels do as well" in evidence(found)["verdict"]["desperate"]["why"]
 
     @pytest.mark.parametrize(
         ("change", "reason"),
@@ -103,28 +108,28 @@ class TestVerdict:
 
 class TestFigures:
     def test_length_and_traits_are_the_confounds(self, tones):
-        assert tones.validation["confounds"] == ["length", "person"]
+        assert evidence(tones)["confounds"] == ["length", "person"]
 
     def test_stakes_and_twins_have_figures_for_every_layer(self, tones):
-        severity = tones.validation["severity"]
+        severity = evidence(tones)["severity"]
         assert [len(severity[side]) for side in ("stakes", "twin")] == [4, 4]
         assert all(-1 <= rho <= 1 for row in severity["stakes"] for rho in row)
 
     def test_an_emotions_own_texts_read_highest_along_its_direction(self, tones):
-        table = torch.tensor(tones.validation["crosstalk"])
+        table = torch.tensor(evidence(tones)["crosstalk"])
         assert (table.argmax(0) == torch.arange(len(EMOTIONS))).all(), table
 
     def test_the_dose_is_read_in_what_the_model_writes(self, stories):
-        dose = stories.validation["dose"]
+        dose = evidence(stories)["dose"]
         assert dose["desperate"]["rho"] >= 0.8, dose
         assert dose["desperate"]["effects"][-1] - dose["desperate"]["effects"][0] > 0.1, dose
 
     def test_it_travels_in_the_file_and_the_page_says_it(self, tones, tmp_path):
         again = EmotionVectors.load(tones.save(tmp_path / "vectors"))
-        assert again.validation == tones.validation
+        assert evidence(again) == evidence(tones)
         text = page(again)
         assert "## Verdict" in text
-        assert tones.validation["verdict"]["desperate"]["why"] in text
+        assert evidence(tones)["verdict"]["desperate"]["why"] in text
         assert "nan" not in text
 
     def test_the_same_seed_gives_the_same_evidence_and_the_model_is_left_as_it_was(self, organism, stories):
@@ -132,7 +137,7 @@ class TestFigures:
         corpus = [item for item in data.stories(0, 15) if item.emotion in EMOTIONS]
         bare, neutral = replace(stories, validation=None), data.neutral_texts(0, 60)
         again = validate(bare, model, tokenizer, corpus, neutral, folds=3, **QUICK)
-        assert {name: one for name, one in again.validation.items() if one != stories.validation[name]} == {}
+        assert {name: one for name, one in evidence(again).items() if one != evidence(stories)[name]} == {}
         assert not any(module._forward_hooks for module in model.modules())
 
 
@@ -171,7 +176,7 @@ class TestRealModel:
         corpus = [item for item in texts if item.emotion in ("desperate", "calm", "afraid", "hostile", "proud")]
         neutral = [item.text for item in texts if item.emotion == "sad"]
         vectors = extract(model, tokenizer, corpus, neutral, from_token=1, denoise_share=0.0, progress=False)
-        found = validate(vectors, model, tokenizer, corpus, neutral, doses=(), **QUICK).validation
+        found = validate(vectors, model, tokenizer, corpus, neutral, doses=(), **QUICK)
         assert found["opposites"]["embeddings"] == pytest.approx(0.81, abs=0.05)
         assert max(found["opposites"]["layers"]) > 0.85
         assert "it is not above what is lexical" in found["verdict"]["desperate"]["why"]
