@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from emoreg import sharded
+from emoreg import checks, sharded
 from emoreg.residual import text_config
 
 _SAMPLED_MATRICES, _SAMPLED_VALUES = 64, 64
@@ -45,6 +45,16 @@ class Provenance:
         default_factory=lambda: {p: version(p) for p in ("emoreg", "torch", "transformers")}
     )
     """Versions of the libraries that did the work."""
+
+    def __post_init__(self):
+        for name in ("model", "config_hash", "tokenizer_hash", "corpus_hash", "method", "token_rule"):
+            checks.kind(name, getattr(self, name), str, "a string")
+        checks.kind("revision", self.revision, str | None, "a string, or None")
+        for name, kind in (("counts", int), ("settings", object), ("versions", str)):
+            table = getattr(self, name)
+            good = isinstance(table, dict) and all(isinstance(k, str) for k in table)
+            good = good and all(isinstance(value, kind) for value in table.values())
+            checks.refuse_unless(good, name, f"a dict of names and {kind.__name__}s", table)
 
 
 def text_hash(texts: Iterable[str]) -> str:

@@ -15,11 +15,10 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from emoreg import checks
+from emoreg import checks, files
 from emoreg.provenance import Provenance, config_hash, weight_distance
 from emoreg.residual import check_layers, depth, unwrap, width
 
@@ -76,6 +75,9 @@ class EmotionVectors:
         checks.layers("layers", self.layers)
         checks.kind("provenance", self.provenance, Provenance, "a Provenance")
         checks.kind("weights", self.weights, dict, "a dict of name and tensor")
+        for name, sample in self.weights.items():
+            good = isinstance(sample, Tensor) and sample.ndim == 1 and sample.dtype == torch.float32
+            checks.refuse_unless(good, f"weights[{name!r}]", "a row of fp32 values", sample)
         checks.kind("validation", self.validation, dict | None, "a dict, or None")
         for name in _TENSORS:
             checks.kind(name, getattr(self, name), Tensor, "a tensor")
@@ -215,14 +217,9 @@ class EmotionVectors:
             "provenance": json.dumps(asdict(self.provenance)),
             "validation": json.dumps(self.validation),
         }
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
+        metadata[files.DIGEST] = files.digest(metadata, tensors)
+        with files.whole(path) as temporary:
             save_file(tensors, temporary, metadata=metadata)
-            os.replace(temporary, path)
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"cannot write {path} ({error}); choose a folder that exists and is writable") from None
-        finally:
-            temporary.unlink(missing_ok=True)
         return path
 
     @classmethod
@@ -230,34 +227,40 @@ class EmotionVectors:
         """Read a file that `save` wrote.
 
         Raises:
-            ValueError: if the file is missing, truncated, no safetensors, or not of this format.
+            ValueError: if the file is missing, truncated, no safetensors, not of this format, or not as it was written.
         """
         checks.kind("path", path, str | Path, "the path of a file of vectors")
         path = path if os.path.isfile(path) else _with_suffix(path)
         if not os.path.isfile(path):  # unlike Path.is_file, also False for what can be no path at all
             raise ValueError(f"no vectors at {path}; make them with `emoreg extract`")
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path} is no whole safetensors file ({error}); extract or copy it again") from None
+        metadata, tensors = files.read_safetensors(path)
         if metadata.get("format") != FORMAT:
             raise ValueError(
                 f"{path} is no emoreg vector file of this version: format {metadata.get('format')!r}, expected "
                 f"{FORMAT!r}; extract the vectors again"
             )
+        weights = {name: tensor for name, tensor in tensors.items() if name.startswith(_SAMPLE)}
         try:
-            return cls(
-                emotions=tuple(json.loads(metadata["emotions"])),
-                layers=tuple(json.loads(metadata["layers"])),
-                provenance=Provenance(**json.loads(metadata["provenance"])),
-                validation=json.loads(metadata["validation"]),
-                weights={n.removeprefix(_SAMPLE): t for n, t in tensors.items() if n.startswith(_SAMPLE)},
+            if strange := sorted(tensors.keys() - weights.keys() - set(_TENSORS)):
+                raise ValueError(f"it holds tensors of other names: {strange}")
+            vectors = cls(
+                emotions=tuple(files.from_json("emotions", metadata["emotions"], list)),
+                layers=tuple(files.from_json("layers", metadata["layers"], list)),
+                provenance=Provenance(**files.from_json("provenance", metadata["provenance"], dict)),
+                validation=files.from_json("validation", metadata["validation"], None),
+                weights={name.removeprefix(_SAMPLE): tensor for name, tensor in weights.items()},
                 **{name: tensors[name] for name in _TENSORS},
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is a damaged emoreg vector file: {error}") from None
+        except KeyError as error:
+            raise ValueError(f"{path} is a damaged emoreg vector file: it has no {error}; copy it again") from None
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path} is a damaged emoreg vector file: {error}; copy it again") from None
+        if metadata.get(files.DIGEST) != files.digest(metadata, tensors):
+            raise ValueError(
+                f"{path} is a damaged emoreg vector file: its {files.DIGEST} is not that of what it holds; copy or "
+                "extract it again"
+            )
+        return vectors
 
 
 def _with_suffix(path: str | Path) -> Path:

@@ -152,6 +152,47 @@ class TestExtract:
         assert not list((files["model"].parent / "out").iterdir())
 
 
+class TestImportAndExport:
+    """Another library's directions become vectors, and vectors a control vector; else one line, and no file."""
+
+    @staticmethod
+    def bring(files, path, **changes):
+        options = {"neutral": files["neutral"], "output": files["model"].parent / "brought" / "v"} | changes
+        return run("import", path, files["model"], *[f"--{name}={value}" for name, value in options.items()])
+
+    def test_out_and_in_again(self, files):
+        control = files["model"].parent / "calm.gguf"
+        result = run("export", files["vectors"], "--emotion=calm", f"--output={control}")
+        assert result.exit_code == 0, result.output
+        result = self.bring(files, control, emotion="serene")
+        assert result.exit_code == 0, result.output
+        brought = EmotionVectors.load(files["model"].parent / "brought" / "v")
+        before = EmotionVectors.load(files["vectors"])
+        assert (brought.emotions, brought.layers) == (("serene",), (1, 2, 3))
+        assert torch.allclose(brought.directions[:, 0], before.directions[1:, before.index("calm")], atol=1e-6)
+        brought.check(tiny.llama())
+
+    def test_another_models_file(self, files):
+        path = files["model"].parent / "wide.pt"
+        torch.save(torch.ones(5, 64), path)
+        refused(self.bring(files, path), "width 64, the model has 32")
+        torch.save(torch.ones(9, 32), path)
+        refused(self.bring(files, path), "layer 4 is out of range")
+
+    @pytest.mark.parametrize("suffix", [".gguf", ".pt", ".svec", ".bin"])
+    def test_a_damaged_file_leaves_nothing(self, files, suffix):
+        path = files["model"].parent / f"damaged{suffix}"
+        path.write_bytes(b"GGUF\x03\0\0\0" * 9)
+        refused(self.bring(files, path), path.name)
+        assert not (files["model"].parent / "brought").exists()
+
+    def test_an_export_that_cannot_be(self, files):
+        path = files["model"].parent / "x.gguf"
+        refused(run("export", files["vectors"], "--emotion=clam", f"--output={path}"), "did you mean 'calm'")
+        refused(run("export", files["vectors"], "--emotion=calm", f"--output={path}", "--scale=2"), "scale must be one")
+        assert not path.exists()
+
+
 class TestTrain:
     """`emoreg train` is the recipe: YAML, overrides, and errors in one line."""
 
@@ -252,11 +293,11 @@ class TestExtractOnRanks:
 
 
 def test_help_teaches_each_command():
-    for command in ("stories", "extract", "train", "demo"):
+    for command in ("stories", "extract", "import", "export", "push", "train", "demo"):
         result = run(command, "--help")
         assert result.exit_code == 0
         assert len(result.output.splitlines()) > 8
-    assert {"stories", "extract", "train", "demo"} <= set(run("--help").output.split())
+    assert {"stories", "extract", "import", "export", "push", "train", "demo"} <= set(run("--help").output.split())
 
 
 def test_in_a_process_of_its_own(files):

@@ -1,6 +1,7 @@
 """`EmotionVectors`: what it refuses, what it keeps through a file, and which models it accepts."""
 
 import dataclasses
+import json
 import os
 
 import pytest
@@ -10,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import LlamaForCausalLM
 
-from emoreg import EmotionVectors
+from emoreg import EmotionVectors, files
 from emoreg.provenance import sample_weights
 from emoreg.residual import decoder_blocks
 from tests.support import random_vectors
@@ -68,6 +69,78 @@ class TestFile:
         save_file(tensors | {"std": tensors["std"] * 0}, path, metadata=metadata)
         with pytest.raises(ValueError, match="damaged emoreg vector file: std must be positive"):
             EmotionVectors.load(path)
+
+    @pytest.mark.parametrize(
+        ("key", "text", "message"),
+        [
+            ("emotions", "desperate", "emotions is no JSON"),
+            ("emotions", '"abc"', "emotions must be a JSON list"),
+            ("emotions", '{"a": 1, "b": 2, "c": 3}', "emotions must be a JSON list"),
+            ("emotions", '["a", "b", 3]', "emotions"),
+            ("emotions", "[" * 10**5, "emotions nests too deep"),
+            ("layers", "[0, 1, 2, 1e400]", "layers"),
+            ("layers", "[0, 1, 2, -3]", "layers must be a list of one or more distinct block numbers"),
+            ("layers", f"[{'9' * 5000}]", "layers is no JSON"),
+            ("provenance", "[]", "provenance must be a JSON dict"),
+            ("provenance", '{"model": "m"}', "missing .* required .*argument"),
+            ("validation", "[1]", "validation"),
+            ("emotions", None, "it has no 'emotions'"),
+        ],
+    )
+    def test_metadata_that_is_none(self, vectors, tmp_path, key, text, message):
+        path = vectors.save(tmp_path / "v")
+        metadata, tensors = files.read_safetensors(path)
+        self.rewrite(path, {k: v for k, v in metadata.items() if k != key} | ({key: text} if text else {}), tensors)
+        with pytest.raises(ValueError, match=f"(?s)v.safetensors is a damaged emoreg.*{message}"):
+            EmotionVectors.load(path)
+
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [("model", 5), ("revision", []), ("counts", [1]), ("counts", {"calm": "many"}), ("versions", {"torch": 2})],
+    )
+    def test_a_provenance_of_other_types(self, vectors, tmp_path, field, value):
+        path = vectors.save(tmp_path / "v")
+        metadata, tensors = files.read_safetensors(path)
+        changed = json.loads(metadata["provenance"]) | {field: value}
+        self.rewrite(path, metadata | {"provenance": json.dumps(changed)}, tensors)
+        with pytest.raises(ValueError, match="damaged emoreg vector file"):
+            EmotionVectors.load(path)
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"std": None}, "it has no 'std'"),
+            ({"extra": torch.ones(3)}, r"tensors of other names: \['extra'\]"),
+            ({"weights/q": torch.ones(2, 2)}, r"weights\['q'\] must be a row of fp32 values"),
+            ({"weights/q": torch.ones(2).half()}, r"weights\['q'\] must be a row of fp32 values"),
+        ],
+    )
+    def test_tensors_that_are_missing_or_strange(self, vectors, tmp_path, changes, message):
+        path = vectors.save(tmp_path / "v")
+        metadata, tensors = files.read_safetensors(path)
+        changed = {name: value for name, value in (tensors | changes).items() if value is not None}
+        self.rewrite(path, metadata, changed)
+        with pytest.raises(ValueError, match=f"damaged emoreg vector file: .*{message}"):
+            EmotionVectors.load(path)
+
+    @pytest.mark.parametrize("part", ["tensors", "metadata", "digest"])
+    def test_contents_that_are_sound_and_not_what_was_written(self, vectors, tmp_path, part):
+        path = vectors.save(tmp_path / "v")
+        metadata, tensors = files.read_safetensors(path)
+        if part == "tensors":
+            tensors["mean"] = tensors["mean"] + 1e-7
+        elif part == "metadata":
+            metadata["emotions"] = metadata["emotions"].replace("sad", "mad")
+        else:
+            del metadata[files.DIGEST]
+        save_file(tensors, path, metadata=metadata)
+        with pytest.raises(ValueError, match="its sha256 is not that of what it holds"):
+            EmotionVectors.load(path)
+
+    @staticmethod
+    def rewrite(path, metadata, tensors):
+        """With a hash that is right, so that it is not what refuses the file."""
+        save_file(tensors, path, metadata=metadata | {files.DIGEST: files.digest(metadata, tensors)})
 
     def test_saving_into_no_folder_leaves_nothing(self, vectors, tmp_path):
         with pytest.raises(ValueError, match="cannot write .*; choose a folder"):
