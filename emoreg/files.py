@@ -59,7 +59,9 @@ def digest(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         found.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode(errors="surrogatepass"))
-        found.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        # A single value keeps the stride of where it came from, and is called contiguous all the same.
+        flat = tensor.flatten().clone(memory_format=torch.contiguous_format)
+        found.update(flat.view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 

@@ -152,6 +152,40 @@ class TestExtract:
         assert not list((files["model"].parent / "out").iterdir())
 
 
+class TestValidate:
+    """`emoreg validate` adds the evidence to the file and writes the page, on the shipped corpus or another."""
+
+    def test_extracted_and_validated_on_the_shipped_corpus(self, files):
+        vectors, page = files["model"].parent / "shipped.safetensors", files["model"].parent / "page.md"
+        result = run("extract", files["model"], "--output", vectors, "--layers=1", "--estimator=lda")
+        assert result.exit_code == 0, result.output
+        made = EmotionVectors.load(vectors)
+        assert len(made.emotions) == 24
+        assert made.provenance.method.startswith("lda")
+        result = run("validate", vectors, "--page", page, "--permutations=3", "--folds=2")
+        assert result.exit_code == 0, result.output
+        found = EmotionVectors.load(vectors)
+        assert torch.equal(found.directions, made.directions)
+        assert found.validation["confounds"] == ["length", "role", "person", "topic"]
+        assert found.validation["groups"] == 24
+        assert found.validation["severity"]["templates"] == 12
+        assert "0 of 24 emotions have layers to be trusted" in page.read_text(), "the model is random"
+
+    def test_texts_of_ones_own(self, files):
+        options = ("--corpus", files["corpus"], "--neutral", files["neutral"], "--folds=2", "--permutations=3")
+        assert run("extract", files["model"], files["corpus"], "--neutral", files["neutral"], "--output",
+                   files["vectors"], "--from-token=5").exit_code == 0  # fmt: skip
+        result = run("validate", files["vectors"], files["model"], *options)
+        assert result.exit_code == 0, result.output
+        assert "each text a group of its own" in result.output
+
+    def test_a_corpus_of_other_emotions(self, files):
+        before = files["vectors"].read_bytes()
+        files["corpus"].write_text("\n".join(json.dumps({"emotion": e, "text": "One text."}) for e in ("odd", "calm")))
+        refused(run("validate", files["vectors"], files["model"], "--corpus", files["corpus"]), "expected two or more")
+        assert files["vectors"].read_bytes() == before
+
+
 class TestImportAndExport:
     """Another library's directions become vectors, and vectors a control vector; else one line, and no file."""
 

@@ -16,7 +16,7 @@ ROWS = [
     {"batch", "chat", "penalties", "projection", "reasoning", "schedules", "scope", "statistics"},
     {"config", "extraction", "formats", "parts", "reader", "reference", "regularizer", "stories", "term", "validation"},
     {"audit", "callback", "faults", "metrics", "publishing", "reward", "tracking", "trainers"},
-    {"__init__", "__main__", "cli", "sandbox", "shell"},
+    {"__init__", "__main__", "cli", "sandbox"},
 ]
 ROW = {name: row for row, names in enumerate(ROWS) for name in names}
 # The sandbox stands on everything, and nothing but the command line stands on it.

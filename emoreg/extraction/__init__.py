@@ -7,6 +7,7 @@ from emoreg.extraction.estimators import ESTIMATORS
 from emoreg.extraction.extract import extract
 from emoreg.extraction.holdout import held_out_auc
 from emoreg.extraction.moments import Moments, MomentsFitter
+from emoreg.extraction.shipped import shipped_corpus, shipped_neutral
 
 __all__ = [
     "ESTIMATORS",
@@ -20,4 +21,6 @@ __all__ = [
     "held_out_auc",
     "read_corpus",
     "read_texts",
+    "shipped_corpus",
+    "shipped_neutral",
 ]

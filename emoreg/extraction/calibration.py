@@ -34,7 +34,7 @@ def calibrate(
     neutral: Sequence[str],
     *,
     denoise_share: float = 0.0,
-    tokens_per_batch: int = 4096,
+    tokens_per_batch: int = 2048,
     reference_texts: int = 16,
     reference_tokens: int = 64,
     progress: bool = True,

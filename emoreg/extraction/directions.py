@@ -62,7 +62,7 @@ def fit_directions(
     rank: int = 1,
     layers: Sequence[int] | None = None,
     from_token: int = 50,
-    tokens_per_batch: int = 4096,
+    tokens_per_batch: int = 2048,
     progress: bool = True,
 ) -> Directions:
     """Directions alone: without neutral texts, and so without denoising and calibration. See `extract`, for both.

@@ -29,7 +29,7 @@ def extract(
     layers: Sequence[int] | None = None,
     from_token: int = 50,
     denoise_share: float = 0.5,
-    tokens_per_batch: int = 4096,
+    tokens_per_batch: int = 2048,
     reference_texts: int = 16,
     reference_tokens: int = 64,
     resume_dir: str | Path | None = None,

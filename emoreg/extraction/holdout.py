@@ -32,7 +32,7 @@ def held_out_auc(
     along: Literal["difference", "positive"] = "difference",
     folds: int = 5,
     from_token: int = 50,
-    tokens_per_batch: int = 4096,
+    tokens_per_batch: int = 2048,
     seed: int = 0,
     progress: bool = True,
 ) -> dict[int, float]:

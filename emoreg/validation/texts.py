@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from emoreg import sharded
-from emoreg.extraction.corpus import LabelledText, check_corpus
+from emoreg.extraction.corpus import LabelledText
 from emoreg.extraction.directions import text_moments
 from emoreg.extraction.estimators import NEED_PRODUCTS, Sample, fit
 from emoreg.extraction.holdout import folds_of
@@ -64,11 +64,8 @@ def gather(
     """One forward pass over the texts of these emotions, and their division into folds.
 
     Raises:
-        ValueError: for an emotion without texts, fewer groups than folds, or anything that extraction refuses.
+        ValueError: for fewer groups than folds, or anything that extraction refuses.
     """
-    missing = sorted(set(emotions) - set(check_corpus(corpus)))
-    if missing:
-        raise ValueError(f"the corpus has no text of {', '.join(missing)}; leave these emotions out, or add texts")
     kept = [item for item in corpus if item.emotion in emotions]
     fold = folds_of(kept, emotions, folds, seed)
     tokens = tokenise(model, tokenizer, [item.text for item in kept], [item.read_from for item in kept])

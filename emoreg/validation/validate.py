@@ -45,7 +45,7 @@ def validate(
     folds: int = 5,
     permutations: int = 200,
     draws: int = 500,
-    tokens_per_batch: int = 4096,
+    tokens_per_batch: int = 2048,
     seed: int = 0,
     progress: bool = True,
 ) -> EmotionVectors:
@@ -72,15 +72,21 @@ def validate(
         progress: whether to show a bar.
 
     Raises:
-        ValueError: for a model that the vectors do not belong to, an emotion without texts, fewer groups than folds, or
-            anything that `extract` refuses.
+        ValueError: for a model that the vectors do not belong to, a corpus with texts of fewer than two of their
+            emotions, fewer groups than folds, or anything that `extract` refuses.
     """
     vectors.check(model)
     for name, value, least in (("folds", folds, 2), ("permutations", permutations, 0), ("draws", draws, 0)):
         checks.whole(name, value, least)
     settings = {"estimator": "difference_of_means", "rank": 1, "from_token": 1, "denoise_share": 0.0}
     settings |= vectors.provenance.settings
-    emotions = [name for name in vectors.emotions if not (settings["rank"] > 1 and name.rpartition(".")[2].isdigit())]
+    labelled = {item.emotion for item in corpus}
+    emotions = [name for name in vectors.emotions if name in labelled]
+    if len(emotions) < 2:
+        raise ValueError(
+            f"the corpus has texts of {len(emotions)} of the vectors' emotions, expected two or more; it has "
+            f"{', '.join(sorted(labelled))}, they have {', '.join(vectors.emotions)}"
+        )
     layers = vectors.layers
     total = len(corpus) + len(neutral) + sum(len(rise.stakes) + len(rise.twin) for rise in severity)
     with tqdm(total=total, desc="validate", unit="text", disable=not progress or ranks.rank() > 0) as bar:
@@ -106,6 +112,7 @@ def validate(
             "seed": seed,
             "layers": list(layers),
             "emotions": emotions,
+            "unjudged": [name for name in vectors.emotions if name not in labelled],
         }
         found |= _separation(texts, fit, stored_LKD, opposites, draws, seed)
         null_BK = scores.null_maxima(

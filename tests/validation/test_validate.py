@@ -188,9 +188,9 @@ class TestErrors:
         with pytest.raises(ValueError, match="width 96; the model has width 32"):
             validate(tones, tiny.llama(), tiny.tokenizer(), [], [], **QUICK)
 
-    def test_an_emotion_without_texts(self, organism, tones):
-        corpus = [LabelledText("some text here", emotion) for emotion in EMOTIONS[1:]]
-        with pytest.raises(ValueError, match="no text of desperate; leave these emotions out, or add texts"):
+    def test_a_corpus_of_other_emotions(self, organism, tones):
+        corpus = [LabelledText("some text here", emotion) for emotion in ("desperate", "brooding")]
+        with pytest.raises(ValueError, match="texts of 1 of the vectors' emotions, expected two or more; it has brood"):
             validate(tones, *organism, corpus, [], **QUICK)
 
     def test_too_few_groups(self, organism, tones):
