@@ -92,7 +92,7 @@ def model_card(vectors: EmotionVectors, repo_id: str = "user/name") -> str:
     on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", source.model) and not os.path.exists(source.model)
     evidence = "Nobody has validated them: `validation` is empty."
     if vectors.validation is not None:
-        evidence = f"```json\n{json.dumps(vectors.validation, indent=2)}\n```"
+        evidence = _evidence(vectors.validation)
     told = {name: _plain(value) for name, value in asdict(source).items() if isinstance(value, str)}
     told["revision"] = _plain(source.revision or "unknown")
     return _CARD.format(
@@ -112,6 +112,15 @@ def model_card(vectors: EmotionVectors, repo_id: str = "user/name") -> str:
         file=FILE,
         validation=evidence,
     )
+
+
+def _evidence(validation: dict[str, Any]) -> str:
+    rows = [
+        f"| {_plain(emotion)} | {', '.join(map(str, one['layers'])) or 'none'} | {_plain(one['why'])} |"
+        for emotion, one in validation["verdict"].items()
+    ]
+    head = "The blocks at which each direction may be trusted; `emoreg.validation.page(vectors)` has all of it.\n\n"
+    return head + "| emotion | blocks | why |\n|---|---|---|\n" + "\n".join(rows)
 
 
 def push_to_hub(

@@ -25,13 +25,14 @@ from tests import wandb_file
 from tests.support import random_vectors
 
 COMMIT = "c" * 40
+VERDICT = {"calm": {"layers": [1, 2], "why": "held-out AUC of 0.93"}, "<sad>": {"layers": [], "why": "words"}}
 
 
 @pytest.fixture
 def vectors(tiny_llama) -> EmotionVectors:
     vectors = random_vectors(tiny_llama())
     provenance = dataclasses.replace(vectors.provenance, model="lab/model-1b", counts={"calm": 9, "neutral": 40})
-    return dataclasses.replace(vectors, provenance=provenance, validation={"auc": {"calm": 0.93}})
+    return dataclasses.replace(vectors, provenance=provenance, validation={"verdict": VERDICT})
 
 
 class TestCard:
@@ -44,7 +45,13 @@ class TestCard:
             "tags": ["emoreg", "activation-steering", "interpretability"],
             "base_model": "lab/model-1b",
         }
-        for part in ("desperate, calm, sad", "0, 1, 2, 3", "calm 9, neutral 40", '"calm": 0.93', "emoreg.vectors/2"):
+        for part in (
+            "desperate, calm, sad",
+            "0, 1, 2, 3",
+            "calm 9, neutral 40",
+            "| calm | 1, 2 | held-out AUC of 0.93 |",
+            "emoreg.vectors/2",
+        ):
             assert part in body
         assert 'pull_from_hub("me/calm")' in body
         assert vectors.fingerprint() in body
@@ -61,6 +68,7 @@ class TestCard:
         assert card.count("\n---\n") == 1
         assert "| a b |" in card
         assert "<script>" not in card
+        assert "<sad>" not in card
 
 
 class Hub(BaseHTTPRequestHandler):

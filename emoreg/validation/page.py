@@ -39,6 +39,8 @@ def _head(found: Mapping[str, Any]) -> str:
 def _verdicts(found: Mapping[str, Any], emotions: Sequence[str]) -> str:
     good = [emotion for emotion, verdict in found["verdict"].items() if verdict["layers"]]
     lines = ["## Verdict", "", f"{len(good)} of {len(found['verdict'])} emotions have layers to be trusted.", ""]
+    if found["unjudged"]:
+        lines += [f"Not judged, for want of texts: {', '.join(found['unjudged'])}.", ""]
     for emotion in emotions:
         verdict = found["verdict"][emotion]
         band = f"layers {_band(verdict['layers'])}" if verdict["layers"] else "none"

@@ -3,6 +3,7 @@
 Shapes: L layers, N texts, D width, K emotions.
 """
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -58,18 +59,21 @@ def gather(
     from_token: int,
     folds: int,
     tokens_per_batch: int,
+    max_texts: int,
     seed: int,
     bar: tqdm,
 ) -> Texts:
     """One forward pass over the texts of these emotions, and their division into folds.
 
+    Where there are more than ``max_texts``, as many of each emotion are taken, whole groups first, in a random order.
+
     Raises:
         ValueError: for fewer groups than folds, or anything that extraction refuses.
     """
-    kept = [item for item in corpus if item.emotion in emotions]
+    kept = _some([item for item in corpus if item.emotion in emotions], max_texts // len(emotions), seed)
     fold = folds_of(kept, emotions, folds, seed)
     tokens = tokenise(model, tokenizer, [item.text for item in kept], [item.read_from for item in kept])
-    names = [item.text if item.group is None else ("group", item.group) for item in kept]
+    names = [_group(item) for item in kept]
     number = {name: n for n, name in enumerate(dict.fromkeys(names))}
     return Texts(
         corpus=tuple(kept),
@@ -82,6 +86,21 @@ def gather(
         fold=torch.tensor(fold),
         lengths=torch.tensor([text.end - text.first_from(from_token) for text in tokens]),
     )
+
+
+def _some(corpus: Sequence[LabelledText], per_emotion: int, seed: int) -> list[LabelledText]:
+    groups = list(dict.fromkeys(map(_group, corpus)))
+    turn = {group: n for n, group in enumerate(random.Random(seed).sample(groups, len(groups)))}
+    taken, left = set[int](), dict.fromkeys((item.emotion for item in corpus), per_emotion)
+    for n in sorted(range(len(corpus)), key=lambda n: turn[_group(corpus[n])]):
+        if left[corpus[n].emotion]:
+            left[corpus[n].emotion] -= 1
+            taken.add(n)
+    return [corpus[n] for n in sorted(taken)]
+
+
+def _group(item: LabelledText) -> object:
+    return item.text if item.group is None else ("group", item.group)
 
 
 def text_vectors(

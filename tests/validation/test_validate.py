@@ -124,6 +124,12 @@ class TestFigures:
         assert dose["desperate"]["rho"] >= 0.8, dose
         assert dose["desperate"]["effects"][-1] - dose["desperate"]["effects"][0] > 0.1, dose
 
+    def test_of_too_many_texts_as_many_of_each_emotion_are_judged(self, organism, stories):
+        corpus = [item for item in data.stories(0, 30) if item.emotion in EMOTIONS]
+        bare, neutral = replace(stories, validation=None), data.neutral_texts(0, 20)
+        found = validate(bare, *organism, corpus, neutral, doses=(), folds=3, max_texts=50, **QUICK)
+        assert evidence(found)["texts"] == 48
+
     def test_it_travels_in_the_file_and_the_page_says_it(self, tones, tmp_path):
         again = EmotionVectors.load(tones.save(tmp_path / "vectors"))
         assert evidence(again) == evidence(tones)
