@@ -79,7 +79,7 @@ def main() -> None:
 
     print("## Stories give themselves away\n\nThe same of the stories that the vectors above come from, in short.\n")
     stories = data.stories(args.seed, 60)
-    told = validate(extract_vectors(model, tokenizer, args.seed), model, tokenizer, stories, neutral, doses=(),
+    told = validate(extract_vectors(model, tokenizer, args.seed), model, tokenizer, stories, neutral, doses=(), folds=4,
                     seed=args.seed, progress=False)  # fmt: skip
     assert told.validation is not None
     for emotion in ("desperate", "calm"):

@@ -4,6 +4,7 @@ Shapes: T positions.
 """
 
 import logging
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -21,15 +22,21 @@ from emoreg.sharded import compute_device, is_sharded
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Tokens:
     """A text cut into tokens, special ones included."""
 
-    ids: Int[Tensor, " T"]
+    packed: array
+    """Their ids, int32. There may be hundreds of thousands of texts, and a small tensor takes a kilobyte of its own."""
     begin: int
     """First position of the text's own tokens, behind BOS."""
     end: int
     """One past the last of them."""
+
+    @property
+    def ids(self) -> Int[Tensor, " T"]:
+        """Their ids as a tensor, int32."""
+        return torch.frombuffer(self.packed, dtype=torch.int32)
 
     @property
     def first_read(self) -> int:
@@ -43,7 +50,7 @@ class Tokens:
         return max(nth, self.first_read) if nth < self.end else self.first_read
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.packed)
 
 
 def tokenise(
@@ -83,7 +90,7 @@ def tokenise(
                 f"the tokenizer gave token {max(ids)}, but the model has {n_embeddings} embeddings; "
                 "use the model's own tokenizer"
             )
-        tokens.append(Tokens(torch.tensor(ids, dtype=torch.int32), begin, end))
+        tokens.append(Tokens(array("i", ids), begin, end))
     if n_long:
         logger.warning(
             "%d of %d texts are longer than the context (%d tokens) and were cut", n_long, len(texts), context

@@ -100,9 +100,9 @@ def dose_response(
 
 
 def can_write(model: nn.Module) -> bool:
-    """Whether the model can generate text."""
+    """Whether the model can generate text here; one whose weights are sharded over ranks is not asked to."""
     inner: Any = unwrap(model)
-    return hasattr(inner, "generate") and inner.can_generate()
+    return hasattr(inner, "generate") and inner.can_generate() and not sharded.is_sharded(model)
 
 
 def write_on(

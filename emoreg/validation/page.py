@@ -49,13 +49,12 @@ def _verdicts(found: Mapping[str, Any], emotions: Sequence[str]) -> str:
 
 
 def _legend(found: Mapping[str, Any]) -> str:
-    confounds = ", ".join(found["confounds"]) + (" is" if len(found["confounds"]) == 1 else " are")
     return (
         "In the tables: *p* is of shuffled labels, corrected for the choice among layers; *random*, what 95 % of "
         "random directions stay below; *lexical share*, how much of what is above chance the better of words and "
         "embeddings has already; *neighbours*, the mean AUC against the emotions with the nearest directions; "
         "*reliability*, the expected cosine with the direction of infinitely many texts; *residualised*, the cosine "
-        f"after {confounds} regressed out; *as stored*, the stored directions on these texts, which they have seen if "
+        f"after {_regressed_out(found)}; *as stored*, the stored directions on these texts, which they have seen if "
         "they were made from them."
     )
 
@@ -174,10 +173,15 @@ def _confounds(found: Mapping[str, Any]) -> str:
     worst = min(range(len(found["emotions"])), key=lambda k: found["residualised"][n][k])
     mean = sum(found["residualised"][n]) / len(found["emotions"])
     return (
-        f"## Confounds\n\nAfter {', '.join(found['confounds'])} are regressed out of the texts, directions at layer "
+        f"## Confounds\n\nAfter {_regressed_out(found)} of the texts, directions at layer "
         f"{found['best_layer']} have a mean cosine of {mean:.2f} with what they were; the lowest is "
         f"{found['emotions'][worst]}'s, {found['residualised'][n][worst]:.2f}."
     )
+
+
+def _regressed_out(found: Mapping[str, Any]) -> str:
+    *others, last = found["confounds"]
+    return f"{', '.join(others)} and {last} are regressed out" if others else f"{last} is regressed out"
 
 
 def _crosstalk(found: Mapping[str, Any]) -> str:

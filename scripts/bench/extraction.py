@@ -177,16 +177,17 @@ def compare(cases: Sequence[str], peers: str, count: int, rounds: int) -> None:
         print(f"| {case} | {' | '.join(cells)} |", flush=True)
 
 
-def memory(count: int) -> None:
-    print("\n| emoreg | memory, MB | of the first |\n|---|---|---|")
+def memory(count: int, rounds: int) -> None:
     cases = {f"{2 * count * times} texts": (count * times, 2) for times in (1, 10, 100)}
-    cases |= {f"{10 * 2 * count} texts of {emotions} emotions": (10 * count, emotions) for emotions in (24, 171)}
-    base = None
+    cases |= {f"{20 * count} texts of {emotions} emotions": (10 * count, emotions) for emotions in (24, 171)}
+    print(f"\n| emoreg | memory, MB, median of {rounds} | of the first |\n|---|---|---|")
+    first = None
     for name, (pairs, emotions) in cases.items():
-        one = measured("emoreg", sys.executable, pairs, emotions)
-        assert one is not None
-        base = base or one["mb"]
-        print(f"| {name} | {one['mb']:.0f} | {one['mb'] / base:.3f} |", flush=True)
+        runs = [measured("emoreg", sys.executable, pairs, emotions) for _ in range(rounds)]
+        mb = [run["mb"] for run in runs if run is not None]
+        first = first or statistics.median(mb)
+        spread = f"{statistics.median(mb):.0f} ({min(mb):.0f}-{max(mb):.0f})"
+        print(f"| {name} | {spread} | {statistics.median(mb) / first:.3f} |", flush=True)
 
 
 def main() -> None:
@@ -194,6 +195,7 @@ def main() -> None:
     parser.add_argument("--peers", default=sys.executable, help="interpreter that has the other libraries")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--pairs", type=int, default=256)
+    parser.add_argument("--memory-rounds", type=int, default=3)
     parser.add_argument("--memory-pairs", type=int, default=26, help="1 x of the memory table")
     parser.add_argument("--case", choices=CASES, help="run one, in this process")
     parser.add_argument("--emotions", type=int, default=2, help="of the one case, for emoreg")
@@ -204,7 +206,7 @@ def main() -> None:
         run(args.case, args.pairs, args.emotions)
     else:
         compare(CASES, args.peers, args.pairs, args.rounds)
-        memory(args.memory_pairs)
+        memory(args.memory_pairs, args.memory_rounds)
 
 
 if __name__ == "__main__":

@@ -127,7 +127,7 @@ class TestFigures:
     def test_of_too_many_texts_as_many_of_each_emotion_are_judged(self, organism, stories):
         corpus = [item for item in data.stories(0, 30) if item.emotion in EMOTIONS]
         bare, neutral = replace(stories, validation=None), data.neutral_texts(0, 20)
-        found = validate(bare, *organism, corpus, neutral, doses=(), folds=3, max_texts=50, **QUICK)
+        found = validate(bare, *organism, corpus, neutral, doses=(), folds=2, max_texts=50, **QUICK)
         assert evidence(found)["texts"] == 48
 
     def test_it_travels_in_the_file_and_the_page_says_it(self, tones, tmp_path):
@@ -182,7 +182,7 @@ class TestRealModel:
         corpus = [item for item in texts if item.emotion in ("desperate", "calm", "afraid", "hostile", "proud")]
         neutral = [item.text for item in texts if item.emotion == "sad"]
         vectors = extract(model, tokenizer, corpus, neutral, from_token=1, denoise_share=0.0, progress=False)
-        found = validate(vectors, model, tokenizer, corpus, neutral, doses=(), **QUICK)
+        found = evidence(validate(vectors, model, tokenizer, corpus, neutral, doses=(), **QUICK))
         assert found["opposites"]["embeddings"] == pytest.approx(0.81, abs=0.05)
         assert max(found["opposites"]["layers"]) > 0.85
         assert "it is not above what is lexical" in found["verdict"]["desperate"]["why"]
