@@ -166,6 +166,7 @@ class TestValidate:
         assert result.exit_code == 0, result.output
         found = EmotionVectors.load(vectors)
         assert torch.equal(found.directions, made.directions)
+        assert found.validation is not None
         assert found.validation["confounds"] == ["length", "role", "person", "topic"]
         assert found.validation["groups"] == 24
         assert found.validation["severity"]["templates"] == 12
