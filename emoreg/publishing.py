@@ -32,7 +32,7 @@ tags: [emoreg, activation-steering, interpretability]
 # Emotion vectors of {model}
 
 Directions in the residual stream of {model} along which it tells {n_emotions} emotions apart, at {n_layers} of its
-blocks, with the readings of neutral text that calibrate them. Made with [emoreg](https://pypi.org/project/emoreg).
+blocks, with the readings of neutral text that calibrate them. Made with emoreg.
 
 | | |
 |---|---|
