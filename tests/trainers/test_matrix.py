@@ -8,8 +8,9 @@ from tests.trainers import reference
 from tests.trainers.cases import CASES
 from tests.trainers.matrix import MODES, WAYS, cell, reason
 
-# Compiling takes seconds a cell: here for the trainers of TRL's stable part, for the others in the command's table.
-COMPILED = ("SFT", "DPO", "KTO", "Reward", "GRPO", "RLOO", "Distillation")
+# Compiling takes up to 18 seconds a cell: here for one trainer of each kind of batch (tokens, pairs, judged pairs,
+# generated), for the others in the command's table, which fails on the same bound.
+COMPILED = ("SFT", "DPO", "Reward", "GRPO")
 CELLS = [
     (case, way, mode)
     for case in CASES.values()
