@@ -3,15 +3,15 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from emoreg.penalties import Anchor, Band, Hinge, default_penalties
-from emoreg.reasoning import Reasoning
-from emoreg.regularizer import Regularizer
-from emoreg.reward import EmotionReward
-from emoreg.schedules import Target
-from emoreg.vectors import EmotionVectors
+from emoreg.regularizer.penalties import Anchor, Band, Hinge, default_penalties
+from emoreg.reading.reasoning import Reasoning
+from emoreg.regularizer.regularizer import Regularizer
+from emoreg.training.reward import EmotionReward
+from emoreg.regularizer.schedules import Target
+from emoreg.vectors.emotion_vectors import EmotionVectors
 
 if TYPE_CHECKING:
-    from emoreg.callback import RegularizerCallback
+    from emoreg.training.callback import RegularizerCallback
 
 __all__ = [
     "Anchor",
@@ -30,5 +30,5 @@ __all__ = [
 def __getattr__(name: str):
     # transformers' trainer takes seconds to import, and only the callback needs it.
     if name == "RegularizerCallback":
-        return import_module("emoreg.callback").RegularizerCallback
+        return import_module("emoreg.training.callback").RegularizerCallback
     raise AttributeError(f"module 'emoreg' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Ask llama.cpp itself: its logits under an exported control vector, against `emoreg.residual.steer`'s.
+"""Ask llama.cpp itself: its logits under an exported control vector, against `emoreg.model.blocks.steer`'s.
 
     pip install llama-cpp-python gguf    # builds llama.cpp; not among emoreg's requirements
     PYTHONPATH=. python scripts/ask_llama_cpp.py
@@ -19,10 +19,10 @@ import torch
 from transformers import LlamaForCausalLM
 
 from emoreg import EmotionVectors
-from emoreg.formats import write_gguf
-from emoreg.residual import steer
+from emoreg.vectors.formats import write_gguf
+from emoreg.model.blocks import steer
 from tests import tiny
-from tests.formats.foreign import as_llama_cpp
+from tests.vectors.formats.foreign import as_llama_cpp
 from tests.support import random_vectors
 
 IDS = [1, *range(10, 40, 3)]

@@ -2,7 +2,7 @@
 
     python scripts/planning.py > docs/planning.md
 
-`tests/test_planning.py` compares each formula with what is counted on tiny models.
+`tests/scripts/test_planning.py` compares each formula with what is counted on tiny models.
 
 Letters: L layers, D width, K emotions, P penalised ones, n tokens on one GPU in one forward pass, N parameters, R GPUs.
 """
@@ -10,7 +10,7 @@ Letters: L layers, D width, K emotions, P penalised ones, n tokens on one GPU in
 from typing import NamedTuple
 
 from emoreg import Anchor
-from emoreg.statistics import BINS
+from emoreg.reading.statistics import BINS
 
 GPUS = (1, 8, 64, 1024)
 EMOTIONS = (1, 171)
@@ -200,7 +200,7 @@ def page() -> str:
     drift, drift_of_8 = percent(1 / 3 / LOGGING_STEPS), percent(1 / 3 / LOGGING_STEPS / 8)
     return f"""# What the term adds to a run: memory, flops, traffic
 
-Counted, not timed. Printed by `python scripts/planning.py`; `tests/test_planning.py` compares its formulas with what
+Counted, not timed. Printed by `python scripts/planning.py`; `tests/scripts/test_planning.py` compares its formulas with what
 is counted on tiny models: bytes that a real `Term` holds, flops of each matrix product, reductions of two processes and
 gathers of two under FSDP2, exactly; peaks of the allocator, exactly but for the statistics' (to 250 bytes per emotion).
 

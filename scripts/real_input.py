@@ -27,10 +27,10 @@ from trl import SFTConfig, SFTTrainer
 
 from emoreg import Anchor, Band, EmotionVectors, Hinge, Regularizer, RegularizerCallback, default_penalties
 from emoreg.extraction import LabelledText, extract, held_out_auc, read_corpus, read_texts
-from emoreg.passes import run_to
-from emoreg.penalties import Penalty
-from emoreg.projection import project, standardise
-from emoreg.residual import evaluating
+from emoreg.model.passes import run_to
+from emoreg.regularizer.penalties import Penalty
+from emoreg.reading.projection import project, standardise
+from emoreg.model.blocks import evaluating
 
 POSITIVE, NEGATIVE = "desperate", "calm"
 

@@ -15,7 +15,7 @@ from scipy import stats
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from emoreg import EmotionVectors, Regularizer, default_penalties
-from emoreg.residual import steer
+from emoreg.model.blocks import steer
 from emoreg.sandbox import behaviour
 from emoreg.sandbox.experiment import Judgement, extract_vectors, fine_tune, judge
 from emoreg.sandbox.organism import load

@@ -76,9 +76,10 @@ class TestImportsPointOneWay:
 
     def test_every_way_of_importing_is_seen(self):
         source = """
-import emoreg.scope
-from emoreg.callback import RegularizerCallback
-from emoreg import vectors, Hinge
+import emoreg.reading.scope
+from emoreg.training.callback import RegularizerCallback
+from emoreg import Hinge
+from emoreg.vectors import emotion_vectors as vectors
 import torch
 def f():
     from emoreg.sandbox.world import World

@@ -107,8 +107,8 @@ def validate(
     Example: `emoreg validate vectors/qwen3-0.6b --page qwen3-0.6b.md`
     """
     from emoreg import EmotionVectors
-    from emoreg.data import emotions as rated
-    from emoreg.data import severity_templates
+    from emoreg.corpus.shipped import emotions as rated
+    from emoreg.corpus.shipped import severity_templates
     from emoreg.validation import Rise
     from emoreg.validation import page as page_of
     from emoreg.validation import validate as run
@@ -159,7 +159,7 @@ def import_(
     Example: `emoreg import honest.gguf Qwen/Qwen3-0.6B --neutral dialogues.jsonl --output vectors/honest`
     """
     from emoreg.extraction import calibrate
-    from emoreg.formats import read_directions
+    from emoreg.vectors.formats import read_directions
 
     directions = read_directions(file, emotion, offset=offset)
     tokenizer = load_tokenizer(model)
@@ -185,7 +185,7 @@ def export(
     `llama-cli -m qwen3-0.6b.gguf --control-vector calm.gguf`
     """
     from emoreg import EmotionVectors
-    from emoreg.formats import write_gguf
+    from emoreg.vectors.formats import write_gguf
 
     print(write_gguf(EmotionVectors.load(vectors), emotion, output, scale=scale))
 
@@ -198,7 +198,7 @@ def push(
 ) -> None:
     """Upload vectors, with a model card, to the Hugging Face Hub. Log in with `hf auth login` first."""
     from emoreg import EmotionVectors
-    from emoreg.publishing import push_to_hub
+    from emoreg.vectors.publishing import push_to_hub
 
     print(push_to_hub(EmotionVectors.load(vectors), repo_id, private=private or None))
 

@@ -1,7 +1,7 @@
 """Corpus to `emoreg.EmotionVectors`: one streaming pass over labelled and neutral texts."""
 
 from emoreg.extraction.calibration import calibrate
-from emoreg.extraction.corpus import LabelledText, read_corpus, read_texts
+from emoreg.corpus.texts import LabelledText, read_corpus, read_texts
 from emoreg.extraction.directions import Directions, fit_directions
 from emoreg.extraction.estimators import ESTIMATORS
 from emoreg.extraction.extract import extract

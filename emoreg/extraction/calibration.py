@@ -20,11 +20,11 @@ from emoreg.extraction.moments import Moments
 from emoreg.extraction.shards import Shards
 from emoreg.extraction.stream import Batch, stream_moments
 from emoreg.extraction.tokens import Tokens, input_device, tokenise
-from emoreg.passes import run_to
-from emoreg.projection import project
-from emoreg.provenance import Provenance, config_hash, sample_weights, text_hash, tokenizer_hash
-from emoreg.residual import check_layers, depth, evaluating, unwrap, width
-from emoreg.vectors import EmotionVectors
+from emoreg.model.passes import run_to
+from emoreg.reading.projection import project
+from emoreg.vectors.provenance import Provenance, config_hash, sample_weights, text_hash, tokenizer_hash
+from emoreg.model.blocks import check_layers, depth, evaluating, unwrap, width
+from emoreg.vectors.emotion_vectors import EmotionVectors
 
 
 def calibrate(

@@ -16,14 +16,14 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from emoreg import ranks
-from emoreg.extraction.corpus import LabelledText, check_corpus
+from emoreg.corpus.texts import LabelledText, check_corpus
 from emoreg.extraction.estimators import NEED_PRODUCTS, NEED_SAMPLE, Sample, fit, shifts
 from emoreg.extraction.moments import Moments
 from emoreg.extraction.shards import Shards
 from emoreg.extraction.stream import Batch, stream_moments
 from emoreg.extraction.tokens import Tokens, input_device, tokenise
-from emoreg.provenance import text_hash
-from emoreg.residual import check_layers, decoder_blocks
+from emoreg.vectors.provenance import text_hash
+from emoreg.model.blocks import check_layers, decoder_blocks
 
 logger = logging.getLogger(__name__)
 

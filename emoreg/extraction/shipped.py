@@ -1,7 +1,7 @@
-"""The corpus that emoreg ships (`emoreg.data`), as extraction takes texts."""
+"""The corpus that emoreg ships (`emoreg.corpus.shipped`), as extraction takes texts."""
 
-from emoreg.data import neutral_dialogues, vignettes
-from emoreg.extraction.corpus import LabelledText
+from emoreg.corpus.shipped import neutral_dialogues, vignettes
+from emoreg.corpus.texts import LabelledText
 
 
 def shipped_corpus() -> list[LabelledText]:

@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
-from emoreg import ranks, sharded
+from emoreg import ranks
+
+from emoreg.model import sharded
 from emoreg.extraction.moments import Moments, MomentsFitter
 from emoreg.extraction.shards import Shards
 from emoreg.extraction.tokens import Tokens, input_device
-from emoreg.passes import run_to
-from emoreg.residual import evaluating, unwrap
+from emoreg.model.passes import run_to
+from emoreg.model.blocks import evaluating, unwrap
 
 logger = logging.getLogger(__name__)
 

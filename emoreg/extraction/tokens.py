@@ -15,9 +15,9 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from emoreg.chat import Reply
-from emoreg.residual import unwrap
-from emoreg.sharded import compute_device, is_sharded
+from emoreg.corpus.chat import Reply
+from emoreg.model.blocks import unwrap
+from emoreg.model.sharded import compute_device, is_sharded
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from emoreg.penalties import default_penalties
-from emoreg.regularizer import Regularizer
+from emoreg.regularizer.penalties import default_penalties
+from emoreg.regularizer.regularizer import Regularizer
 from emoreg.sandbox.behaviour import Rate
 from emoreg.sandbox.experiment import STEPS, Judgement, extract_vectors, fine_tune, judge
 from emoreg.sandbox.organism import load

@@ -26,7 +26,7 @@ from transformers import (
 
 from emoreg import checks
 from emoreg.extraction.tokens import input_device
-from emoreg.residual import evaluating
+from emoreg.model.blocks import evaluating
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from emoreg import checks
-from emoreg.data import Emotion, emotions
-from emoreg.data.rules import AMBIGUOUS, own_forms
+from emoreg.corpus.shipped import Emotion, emotions
+from emoreg.corpus.rules import AMBIGUOUS, own_forms
 from emoreg.stories.topics import CHARACTERS, TOPICS
 
 
@@ -51,7 +51,7 @@ def plan(
     Emotions take turns, so that a run that is cut short has of each about as much.
 
     Args:
-        names: emotions of `emoreg.data.emotions`; all 171 by default.
+        names: emotions of `emoreg.corpus.shipped.emotions`; all 171 by default.
         topics: how many of `TOPICS`.
         per_topic: how many texts on each topic, under each emotion.
         neutral: dialogues without emotion in the stories' place.

@@ -12,13 +12,13 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from emoreg import sharded
+from emoreg.model import sharded
 from emoreg.extraction.tokens import input_device
-from emoreg.passes import run_to
-from emoreg.projection import project, standardise
-from emoreg.residual import backbone, evaluating, steer, unwrap, width
+from emoreg.model.passes import run_to
+from emoreg.reading.projection import project, standardise
+from emoreg.model.blocks import backbone, evaluating, steer, unwrap, width
 from emoreg.validation.scores import spearman
-from emoreg.vectors import EmotionVectors
+from emoreg.vectors.emotion_vectors import EmotionVectors
 
 DOSES = (-0.1, -0.05, 0.0, 0.05, 0.1)
 """Strengths of steering, in units of the layer's mean residual norm (Sofroniew et al. 2026)."""

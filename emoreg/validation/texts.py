@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from emoreg import sharded
-from emoreg.extraction.corpus import LabelledText
+from emoreg.model import sharded
+from emoreg.corpus.texts import LabelledText
 from emoreg.extraction.directions import text_moments
 from emoreg.extraction.estimators import NEED_PRODUCTS, Sample, fit
 from emoreg.extraction.holdout import folds_of

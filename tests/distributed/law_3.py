@@ -8,7 +8,7 @@ from peft import LoraConfig, TaskType
 from trl import GRPOTrainer
 
 from emoreg import Band, Regularizer, RegularizerCallback, default_penalties
-from emoreg.statistics import BINS, HIGH, LOW
+from emoreg.reading.statistics import BINS, HIGH, LOW
 from tests.distributed import engines
 from tests.distributed.processes import run
 from tests.invariants.test_law_3 import apart, rows

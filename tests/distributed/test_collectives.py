@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import TrainerCallback
 
 from emoreg import Anchor, Hinge, Regularizer, RegularizerCallback
-from emoreg.statistics import BINS
+from emoreg.reading.statistics import BINS
 from tests.distributed import engines
 from tests.distributed.law_3 import train
 from tests.distributed.processes import run

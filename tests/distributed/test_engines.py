@@ -8,7 +8,7 @@ from accelerate import ParallelismConfig
 from transformers import AutoModelForCausalLM
 
 from emoreg import Hinge, Regularizer, RegularizerCallback, Target
-from emoreg.trainers import check_engine
+from emoreg.training.trainers import check_engine
 from tests.distributed import engines, law_3
 from tests.distributed.law_3 import train
 from tests.distributed.processes import run

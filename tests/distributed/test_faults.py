@@ -9,7 +9,7 @@ import wandb
 from transformers import TrainerCallback
 
 from emoreg import Regularizer, RegularizerCallback, Target
-from tests import wandb_file
+from tests.tracking import wandb_file
 from tests.distributed.law_3 import train
 from tests.distributed.processes import run
 from tests.invariants.test_law_3 import apart

@@ -11,7 +11,7 @@ from tokenizers import processors
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from emoreg.extraction import LabelledText, MomentsFitter, extract
-from emoreg.vectors import EmotionVectors
+from emoreg.vectors.emotion_vectors import EmotionVectors
 from tests.extraction.texts import MARKERS, corpus, neutral, plant, slow_extract
 
 FIELDS = ("directions", "mean", "std", "residual_norm", "reference_z")

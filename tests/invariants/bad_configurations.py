@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from emoreg import EmotionVectors, Hinge, Reasoning, Target
-from emoreg.schedules import cosine, linear
+from emoreg.regularizer.schedules import cosine, linear
 from tests import tiny
 from tests.support import EMOTIONS, random_vectors
 

@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from emoreg import Regularizer, RegularizerCallback, Target, default_penalties
-from emoreg.schedules import linear
+from emoreg.regularizer.schedules import linear
 from tests import tiny
 from tests.support import random_vectors, sft_trainer, uneven_rows
 

@@ -5,7 +5,7 @@ import torch
 from transformers import TrainerCallback
 
 from emoreg import Anchor, Hinge, Regularizer, RegularizerCallback
-from emoreg.penalties import default_penalties
+from emoreg.regularizer.penalties import default_penalties
 from tests.support import padded, random_vectors, sft_trainer, uneven_rows
 
 

@@ -9,7 +9,7 @@ import yaml
 from transformers.integrations.integration_utils import rewrite_logs
 from wandb.wandb_agent import Agent
 
-from emoreg.config import RegularizerConfig
+from emoreg.training.config import RegularizerConfig
 from recipes import sft
 from tests.launch.machines import ROOT
 

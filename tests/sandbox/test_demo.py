@@ -8,7 +8,7 @@ import pytest
 
 from emoreg import EmotionVectors
 from emoreg.sandbox.organism import load
-from tests import wandb_file
+from tests.tracking import wandb_file
 
 PROGRAM = "from pathlib import Path; from emoreg.sandbox.demo import run; run(Path('out'), steps=12, replies=20)"
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from emoreg.data import Emotion
+from emoreg.corpus.shipped import Emotion
 
 LONG = "The kettle went on and off again while she counted the coins on the table and put them back into the jar"
 UNFELT = Emotion("unfelt", 0.0, 0.0, ("result*", "heart"))

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from emoreg.data import Emotion
-from emoreg.data.rules import banned_words
+from emoreg.corpus.shipped import Emotion
+from emoreg.corpus.rules import banned_words
 from emoreg.extraction import read_corpus, read_texts
 from emoreg.sandbox import organism
 from emoreg.stories import Item, Sampling, Settings, Transformers, plan, write

@@ -15,7 +15,7 @@ from trl import DPOConfig, DPOTrainer, SFTTrainer
 from trl.models.activation_offloading import get_act_offloading_ctx_manager
 
 from emoreg import Band, Hinge, Regularizer, RegularizerCallback
-from emoreg.residual import backbone
+from emoreg.model.blocks import backbone
 from tests.support import QUIET, KeepGradients, gradients, padded, random_vectors, sft_trainer, uneven_rows
 
 HINGE = Hinge("desperate", weight=0.5, threshold=-0.5)

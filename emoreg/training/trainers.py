@@ -1,0 +1,99 @@
+"""What emoreg must know of the single trainers: the layout of their batches, and what they divide their losses by.
+
+Trainers are told by the names of their classes and base classes, so that TRL need not be imported and a user's subclass
+is what it descends from.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from accelerate.utils import DistributedType
+from torch import Tensor
+from transformers import Trainer
+
+from emoreg.reading.batch import branched, standard
+from emoreg.regularizer.parts import Scale
+
+# Losses of GRPO that sum over tokens and divide by those of the whole window; its others are means of sequences.
+_TOKEN_LOSSES = ("dapo", "cispo", "vespo", None)
+
+
+def batch_of(trainer: Trainer, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """A batch as `compute_loss` gets it, under the names that scopes read (`emoreg.reading.batch.standard`)."""
+    batch = standard(inputs)
+    branches = 0
+    if _is(trainer, "DPOTrainer", "CPOTrainer", "ORPOTrainer"):
+        branches = 2  # chosen, rejected
+    elif _is(trainer, "TPOTrainer"):
+        branches = 3 if getattr(trainer, "tpo_alpha", 0.0) else 2  # chosen, rejected, and the reference answer
+    if branches and "labels" in batch:
+        return branched(batch, branches)
+    if _is(trainer, "RewardTrainer") and "input_ids" in batch:
+        # A reward is of the whole text, and its batch does not say where the answer begins.
+        batch.setdefault("labels", batch["input_ids"])
+    return batch
+
+
+def check_engine(trainer: Trainer) -> None:
+    """Raise ValueError under an engine in which a rank does not see whole sequences at whole width."""
+    layout: Any = trainer.accelerator.parallelism_config
+    wanted = {
+        "DataParallel": trainer.args.n_gpu > 1,
+        "Megatron": trainer.accelerator.distributed_type == DistributedType.MEGATRON_LM,
+        "tensor parallelism": trainer.get_tp_size() > 1,
+        "context parallelism": layout is not None and layout.cp_enabled,
+        "sequence parallelism (Ulysses)": layout is not None and layout.sp_enabled,
+    }
+    for engine in (name for name, found in wanted.items() if found):
+        raise ValueError(
+            f"emoreg does not run under {engine}; use DDP, FSDP or DeepSpeed (`accelerate launch`, with a file of "
+            "configs/accelerate), or one GPU (CUDA_VISIBLE_DEVICES=0)"
+        )
+
+
+def backward_apart(trainer: Trainer, loss: Tensor) -> None:
+    """The backward of what joins an optimizer step beside its micro-batches, before the first of them.
+
+    In the graph of a micro-batch it would be a second way through the same weights: DDP, and ZeRO under reentrant
+    checkpointing, refuse that; FSDP1 and ZeRO-3 keep the whole model gathered on every rank until both are through.
+    """
+    accelerator = trainer.accelerator
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        assert accelerator.deepspeed_engine_wrapped is not None
+        # Not the window's last micro-batch, at which it would move the weights; nor to be divided by their number.
+        accelerator.deepspeed_engine_wrapped.backward(loss, sync_gradients=False, scale_wrt_gas=False)
+    else:
+        accelerator.backward(loss)
+
+
+def scale_of(trainer: Trainer, batch: Mapping[str, Tensor], num_items: Tensor | int | None) -> Scale:
+    """How the term is normalised, so that it scales as the trainer's own loss does.
+
+    * A trainer that counts the loss tokens of its whole accumulation window on all ranks (``num_items_in_batch``: SFT,
+      distillation, GRPO's token losses): a sum over tokens divided by that count.
+    * Any other: each sequence's mean, and the mean of those over the micro-batches of the window.
+    """
+    accumulation = trainer.current_gradient_accumulation_steps
+    if not is_scaled(trainer, num_items):
+        return Scale("sequences", once=float(accumulation))  # the trainer divides by it
+    ranks = trainer.accelerator.num_processes
+    generated = batch.get("num_items_in_batch")
+    if generated is not None and getattr(trainer, "loss_type", None) in _TOKEN_LOSSES:
+        # Of all that was generated at once, which may be several windows.
+        windows = (getattr(trainer.args, "steps_per_generation", None) or accumulation) / accumulation
+        return Scale("tokens", ranks * windows / generated.clamp(min=1))
+    if generated is None and num_items is not None:
+        return Scale("tokens", (ranks if trainer.args.average_tokens_across_devices else 1) / num_items)
+    return Scale("sequences", 1 / accumulation)
+
+
+def is_scaled(trainer: Trainer, num_items: Tensor | int | None) -> bool:
+    """Whether `compute_loss` has already divided by the whole accumulation window (`Trainer.training_step`'s rule)."""
+    stated = getattr(trainer, "loss_is_scaled_for_ga", None)
+    if stated is not None:
+        return stated
+    return (trainer.model_accepts_loss_kwargs and num_items is not None) or trainer.compute_loss_func is not None
+
+
+def _is(trainer: Trainer, *names: str) -> bool:
+    return any(kind.__name__.lstrip("_") in names for kind in type(trainer).__mro__)

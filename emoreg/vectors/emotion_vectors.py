@@ -1,0 +1,268 @@
+"""`EmotionVectors`: emotion directions at every layer, with what is needed to use and to trust them.
+
+Shapes: L layers, K emotions, D width, N reference texts, T tokens of a reference text.
+"""
+
+import difflib
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from emoreg import checks, files
+from emoreg.vectors.provenance import Provenance, config_hash, weight_distance
+from emoreg.model.blocks import check_layers, depth, unwrap, width
+
+logger = logging.getLogger(__name__)
+
+FORMAT = "emoreg.vectors/2"
+SUFFIX = ".safetensors"
+_FLOATS = ("directions", "separation", "mean", "std", "residual_norm", "reference_z")
+_TENSORS = (*_FLOATS, "reference_ids", "reference_mask")
+_SAMPLE = "weights/"
+# Relative distance of sampled weights: up to the first they differ by rounding, up to the second by a fine-tune.
+_ROUNDING, _FINE_TUNE = 0.005, 1.0
+
+
+@dataclass(frozen=True)
+class EmotionVectors:
+    """Unit directions of K emotions at L layers of one model, and how that model reads neutral text along them.
+
+    Made by `emoreg.extraction.extract`, stored as one safetensors file.
+
+    Raises:
+        ValueError: on shapes that disagree, values that are not finite, directions that are not unit, a spread that is
+            not positive, or names that repeat.
+    """
+
+    emotions: tuple[str, ...]
+    """K names."""
+    layers: tuple[int, ...]
+    """L block numbers, ascending."""
+    directions: Float[Tensor, "L K D"]
+    """Unit vectors, fp32. The emotion's own texts read higher along its direction than the other emotions' texts do."""
+    separation: Float[Tensor, "L K"]
+    """How much higher, on average, in units of the residual stream: the scale that a unit vector has lost."""
+    mean: Float[Tensor, "L K"]
+    """Mean of the token readings on neutral text, in units of the residual stream."""
+    std: Float[Tensor, "L K"]
+    """Their standard deviation, in the same units."""
+    residual_norm: Float[Tensor, " L"]
+    """Mean norm of the residual stream per neutral token: the unit of steering strength."""
+    reference_ids: Int[Tensor, "N T"]
+    """Token ids of neutral reference texts, right-padded. What anchors and contrasts are measured on."""
+    reference_mask: Bool[Tensor, "N T"]
+    """True where `reference_ids` holds a token that counts: not padding, not BOS."""
+    reference_z: Float[Tensor, "N T L K"]
+    """The base model's z at each of their tokens; 0 where the mask is False."""
+    provenance: Provenance
+    weights: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    """Sampled weights of the base model (`emoreg.vectors.provenance.sample_weights`)."""
+    validation: dict[str, Any] | None = field(default=None, repr=False)
+    """The evidence that `emoreg.validation.validate` gathered, in JSON's types; None if nobody has asked for it."""
+
+    def __post_init__(self):
+        checks.names("emotions", self.emotions)
+        checks.layers("layers", self.layers)
+        checks.kind("provenance", self.provenance, Provenance, "a Provenance")
+        checks.kind("weights", self.weights, dict, "a dict of name and tensor")
+        for name, sample in self.weights.items():
+            good = isinstance(sample, Tensor) and sample.ndim == 1 and sample.dtype == torch.float32
+            checks.refuse_unless(good, f"weights[{name!r}]", "a row of fp32 values", sample)
+        checks.kind("validation", self.validation, dict | None, "a dict, or None")
+        for name in _TENSORS:
+            checks.kind(name, getattr(self, name), Tensor, "a tensor")
+        for name, n in (("directions", 3), ("reference_ids", 2)):
+            if getattr(self, name).ndim != n:
+                raise ValueError(f"{name} has shape {tuple(getattr(self, name).shape)}, expected {n} dimensions")
+        n_layers, n_emotions, _ = self.directions.shape
+        n_texts, n_tokens = self.reference_ids.shape
+        for name, shape in {
+            "separation": (n_layers, n_emotions),
+            "mean": (n_layers, n_emotions),
+            "std": (n_layers, n_emotions),
+            "residual_norm": (n_layers,),
+            "reference_mask": (n_texts, n_tokens),
+            "reference_z": (n_texts, n_tokens, n_layers, n_emotions),
+        }.items():
+            if tuple(getattr(self, name).shape) != shape:
+                raise ValueError(f"{name} has shape {tuple(getattr(self, name).shape)}, expected {shape}")
+        if len(self.emotions) != n_emotions or len(set(self.emotions)) != n_emotions:
+            raise ValueError(f"expected {n_emotions} distinct emotions, got {list(self.emotions)}")
+        if len(self.layers) != n_layers or list(self.layers) != sorted(set(self.layers)):
+            raise ValueError(f"expected {n_layers} distinct ascending layers, got {list(self.layers)}")
+        for name in _FLOATS:
+            tensor = getattr(self, name)
+            if tensor.dtype != torch.float32 or not tensor.isfinite().all():
+                raise ValueError(
+                    f"{name} must be finite fp32, got {tensor.dtype} with {(~tensor.isfinite()).sum()} bad values"
+                )
+        if self.reference_ids.dtype != torch.int64 or (self.reference_ids < 0).any():
+            raise ValueError("reference_ids must be int64 token ids, none of them negative")
+        if self.reference_mask.dtype != torch.bool or not n_texts or not self.reference_mask.any(1).all():
+            raise ValueError("reference_mask must be bool and leave one token or more of each of one or more texts")
+        if not torch.allclose(self.directions.norm(dim=-1), torch.ones(()), atol=1e-3):
+            raise ValueError("directions must have norm 1 at every layer and emotion")
+        if not (self.separation > 0).all():
+            raise ValueError("separation must be positive: an emotion's texts read higher along its direction")
+        if not (self.std > 0).all():
+            raise ValueError("std must be positive: an emotion with one reading on all neutral text has no z")
+
+    @property
+    def width(self) -> int:
+        """Size D of the residual stream."""
+        return self.directions.shape[-1]
+
+    def fingerprint(self) -> str:
+        """A hash of names, directions and calibration: the same for the same vectors."""
+        digest = hashlib.sha256(repr((self.emotions, self.layers)).encode())
+        for name in _TENSORS:
+            digest.update(getattr(self, name).contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def index(self, emotion: str) -> int:
+        """Position of an emotion among `emotions`.
+
+        Raises:
+            ValueError: for an unknown emotion, with the nearest known name.
+        """
+        checks.text("emotion", emotion)
+        if emotion in self.emotions:
+            return self.emotions.index(emotion)
+        near = difflib.get_close_matches(emotion, self.emotions, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(self.emotions)}"
+        raise ValueError(f"unknown emotion {emotion!r}; {hint}")
+
+    def select(self, emotions: Sequence[str] | None = None, layers: Sequence[int] | None = None) -> "EmotionVectors":
+        """The same vectors with only the given emotions (in the order given) and layers.
+
+        Raises:
+            ValueError: for an emotion or a layer that these vectors do not have, or that is named twice.
+        """
+        if emotions is not None:
+            checks.names("emotions", emotions)
+        if layers is not None:
+            checks.layers("layers", layers)
+        emotions = self.emotions if emotions is None else tuple(emotions)
+        layers = self.layers if layers is None else tuple(sorted(layers))
+        k = [self.index(emotion) for emotion in emotions]
+        for layer in layers:
+            if layer not in self.layers:
+                raise ValueError(f"layer {layer} is out of range: these vectors have layers {list(self.layers)}")
+        rows = [self.layers.index(layer) for layer in layers]
+        return replace(
+            self,
+            emotions=emotions,
+            layers=layers,
+            directions=self.directions[rows][:, k],
+            separation=self.separation[rows][:, k],
+            mean=self.mean[rows][:, k],
+            std=self.std[rows][:, k],
+            residual_norm=self.residual_norm[rows],
+            reference_z=self.reference_z[:, :, rows][..., k],
+        )
+
+    def check(self, model: nn.Module) -> None:
+        """Refuse a model that these vectors do not belong to. A fine-tune of the same base is allowed, with a warning.
+
+        Raises:
+            ValueError: for a model of another width, depth, architecture or unrelated weights.
+        """
+        made_from = f"these vectors were made from {self.provenance.model!r}"
+        if width(model) != self.width:
+            raise ValueError(f"{made_from} with width {self.width}; the model has width {width(model)}")
+        try:
+            check_layers(self.layers, depth(model))
+        except ValueError as error:
+            raise ValueError(f"{made_from}, which is deeper: {error}") from None
+        if config_hash(model) != self.provenance.config_hash:
+            raise ValueError(f"{made_from}, which has another architecture; extract vectors from the model you train")
+        embeddings = unwrap(model).get_input_embeddings().num_embeddings  # pyright: ignore
+        if int(self.reference_ids.max()) >= embeddings:
+            raise ValueError(
+                f"{made_from}; their reference_ids go up to {int(self.reference_ids.max())}, and the model has "
+                f"{embeddings} embeddings; extract vectors from the model you train"
+            )
+        distance = weight_distance(model, self.weights)
+        if not distance <= _FINE_TUNE:
+            raise ValueError(
+                f"{made_from}; this model's weights are unrelated to it (relative distance {distance:.2f}, a fine-tune "
+                f"stays below {_FINE_TUNE}); extract vectors from the model you train"
+            )
+        if distance > _ROUNDING:
+            logger.warning("%s; this model is a fine-tune of it (relative distance %.3f)", made_from, distance)
+
+    def save(self, path: str | Path) -> Path:
+        """Write one safetensors file, whole or not at all. Adds the suffix if it is missing; returns the path.
+
+        Raises:
+            ValueError: if the folder does not exist or cannot be written to.
+        """
+        path = _with_suffix(path)
+        tensors = {name: getattr(self, name).contiguous() for name in _TENSORS}
+        tensors |= {_SAMPLE + name: value for name, value in self.weights.items()}
+        metadata = {
+            "format": FORMAT,
+            "emotions": json.dumps(self.emotions),
+            "layers": json.dumps(self.layers),
+            "provenance": json.dumps(asdict(self.provenance)),
+            "validation": json.dumps(self.validation),
+        }
+        metadata[files.DIGEST] = files.digest(metadata, tensors)
+        with files.whole(path) as temporary:
+            save_file(tensors, temporary, metadata=metadata)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> "EmotionVectors":
+        """Read a file that `save` wrote.
+
+        Raises:
+            ValueError: if the file is missing, truncated, no safetensors, not of this format, or not as it was written.
+        """
+        checks.kind("path", path, str | Path, "the path of a file of vectors")
+        path = path if os.path.isfile(path) else _with_suffix(path)
+        if not os.path.isfile(path):  # unlike Path.is_file, also False for what can be no path at all
+            raise ValueError(f"no vectors at {path}; make them with `emoreg extract`")
+        metadata, tensors = files.read_safetensors(path)
+        if metadata.get("format") != FORMAT:
+            raise ValueError(
+                f"{path} is no emoreg vector file of this version: format {metadata.get('format')!r}, expected "
+                f"{FORMAT!r}; extract the vectors again"
+            )
+        weights = {name: tensor for name, tensor in tensors.items() if name.startswith(_SAMPLE)}
+        try:
+            if strange := sorted(tensors.keys() - weights.keys() - set(_TENSORS)):
+                raise ValueError(f"it holds tensors of other names: {strange}")
+            vectors = cls(
+                emotions=tuple(files.from_json("emotions", metadata["emotions"], list)),
+                layers=tuple(files.from_json("layers", metadata["layers"], list)),
+                provenance=Provenance(**files.from_json("provenance", metadata["provenance"], dict)),
+                validation=files.from_json("validation", metadata["validation"], None),
+                weights={name.removeprefix(_SAMPLE): tensor for name, tensor in weights.items()},
+                **{name: tensors[name] for name in _TENSORS},
+            )
+        except KeyError as error:
+            raise ValueError(f"{path} is a damaged emoreg vector file: it has no {error}; copy it again") from None
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path} is a damaged emoreg vector file: {error}; copy it again") from None
+        if metadata.get(files.DIGEST) != files.digest(metadata, tensors):
+            raise ValueError(
+                f"{path} is a damaged emoreg vector file: its {files.DIGEST} is not that of what it holds; copy or "
+                "extract it again"
+            )
+        return vectors
+
+
+def _with_suffix(path: str | Path) -> Path:
+    path = Path(path)
+    return path if path.suffix == SUFFIX else Path(f"{path}{SUFFIX}")
