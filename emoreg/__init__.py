@@ -3,15 +3,11 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from emoreg.regularizer.penalties import Anchor, Band, Hinge, default_penalties
-from emoreg.reading.reasoning import Reasoning
-from emoreg.regularizer.regularizer import Regularizer
-from emoreg.training.reward import EmotionReward
-from emoreg.regularizer.schedules import Target
-from emoreg.vectors.emotion_vectors import EmotionVectors
-
 if TYPE_CHECKING:
-    from emoreg.training.callback import RegularizerCallback
+    from emoreg.reading import Reasoning
+    from emoreg.regularizer import Anchor, Band, Hinge, Regularizer, Target, default_penalties
+    from emoreg.training import EmotionReward, RegularizerCallback, RegularizerConfig
+    from emoreg.vectors import EmotionVectors
 
 __all__ = [
     "Anchor",
@@ -22,13 +18,22 @@ __all__ = [
     "Reasoning",
     "Regularizer",
     "RegularizerCallback",
+    "RegularizerConfig",
     "Target",
     "default_penalties",
 ]
 
+_FOLDERS = {
+    "reading": {"Reasoning"},
+    "regularizer": {"Anchor", "Band", "Hinge", "Regularizer", "Target", "default_penalties"},
+    "training": {"EmotionReward", "RegularizerCallback", "RegularizerConfig"},
+    "vectors": {"EmotionVectors"},
+}
+
 
 def __getattr__(name: str):
-    # transformers' trainer takes seconds to import, and only the callback needs it.
-    if name == "RegularizerCallback":
-        return import_module("emoreg.training.callback").RegularizerCallback
+    # torch takes a second to import and transformers' trainer several: each comes with the first name that needs it.
+    for folder, names in _FOLDERS.items():
+        if name in names:
+            return getattr(import_module(f"emoreg.{folder}"), name)
     raise AttributeError(f"module 'emoreg' has no attribute {name!r}")

@@ -28,7 +28,7 @@ from trl import (
 )
 
 from emoreg import EmotionReward, Hinge, RegularizerCallback
-from emoreg.training.config import RegularizerConfig
+from emoreg.training import RegularizerConfig
 
 
 @dataclass

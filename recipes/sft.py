@@ -22,7 +22,7 @@ from trl import (
 )
 
 from emoreg import RegularizerCallback
-from emoreg.training.config import RegularizerConfig
+from emoreg.training import RegularizerConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> SFTTrainer:

@@ -19,11 +19,11 @@ import torch
 from transformers import LlamaForCausalLM
 
 from emoreg import EmotionVectors
+from emoreg.model import steer
 from emoreg.vectors.formats import write_gguf
-from emoreg.model.blocks import steer
 from tests import tiny
-from tests.vectors.formats.foreign import as_llama_cpp
 from tests.support import random_vectors
+from tests.vectors.formats.foreign import as_llama_cpp
 
 IDS = [1, *range(10, 40, 3)]
 NAMES = {

@@ -18,7 +18,7 @@ from sklearn.model_selection import GroupKFold, cross_val_score
 from sklearn.naive_bayes import ComplementNB
 from sklearn.pipeline import make_pipeline
 
-from emoreg.corpus.shipped import CORE_EMOTIONS, Vignette, vignettes
+from emoreg.corpus import CORE_EMOTIONS, Vignette, vignettes
 
 DETECTORS = {
     "TF-IDF, logistic regression": make_pipeline(

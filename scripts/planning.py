@@ -10,7 +10,7 @@ Letters: L layers, D width, K emotions, P penalised ones, n tokens on one GPU in
 from typing import NamedTuple
 
 from emoreg import Anchor
-from emoreg.reading.statistics import BINS
+from emoreg.reading import BINS
 
 GPUS = (1, 8, 64, 1024)
 EMOTIONS = (1, 171)
@@ -200,9 +200,10 @@ def page() -> str:
     drift, drift_of_8 = percent(1 / 3 / LOGGING_STEPS), percent(1 / 3 / LOGGING_STEPS / 8)
     return f"""# What the term adds to a run: memory, flops, traffic
 
-Counted, not timed. Printed by `python scripts/planning.py`; `tests/scripts/test_planning.py` compares its formulas with what
-is counted on tiny models: bytes that a real `Term` holds, flops of each matrix product, reductions of two processes and
-gathers of two under FSDP2, exactly; peaks of the allocator, exactly but for the statistics' (to 250 bytes per emotion).
+Counted, not timed. Printed by `python scripts/planning.py`; `tests/scripts/test_planning.py` compares its formulas with
+what is counted on tiny models: bytes that a real `Term` holds, flops of each matrix product, reductions of two
+processes and gathers of two under FSDP2, exactly; peaks of the allocator, exactly but for the statistics' (to 250 bytes
+per emotion).
 
 Assumed: the shapes of Llama 3.2 1B and Llama 3.1 8B and 70B; all layers; the default set (a hinge and an anchor on one
 emotion); bf16; {BATCH} x {LENGTH} tokens (n) on each GPU; {REFERENCE_TEXTS} reference texts of {REFERENCE_TOKENS}

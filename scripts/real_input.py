@@ -26,11 +26,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from trl import SFTConfig, SFTTrainer
 
 from emoreg import Anchor, Band, EmotionVectors, Hinge, Regularizer, RegularizerCallback, default_penalties
-from emoreg.extraction import LabelledText, extract, held_out_auc, read_corpus, read_texts
-from emoreg.model.passes import run_to
-from emoreg.regularizer.penalties import Penalty
-from emoreg.reading.projection import project, standardise
-from emoreg.model.blocks import evaluating
+from emoreg.corpus import LabelledText, read_corpus, read_texts
+from emoreg.extraction import extract, held_out_auc
+from emoreg.model import evaluating, run_to
+from emoreg.reading import project, standardise
+from emoreg.regularizer import Penalty
 
 POSITIVE, NEGATIVE = "desperate", "calm"
 

@@ -12,11 +12,9 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from emoreg import EmotionVectors
-from emoreg.extraction import LabelledText, extract
-from emoreg.sandbox import behaviour, data
-from emoreg.sandbox.experiment import extract_vectors
-from emoreg.sandbox.organism import load
-from emoreg.sandbox.world import EMOTIONS, SHORTCUT_RATES
+from emoreg.corpus import LabelledText
+from emoreg.extraction import extract
+from emoreg.sandbox import EMOTIONS, SHORTCUT_RATES, behaviour, data, extract_vectors, load
 from emoreg.validation import dose_response, page, validate
 from emoreg.validation.scores import spearman
 

@@ -15,10 +15,8 @@ from scipy import stats
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from emoreg import EmotionVectors, Regularizer, default_penalties
-from emoreg.model.blocks import steer
-from emoreg.sandbox import behaviour
-from emoreg.sandbox.experiment import Judgement, extract_vectors, fine_tune, judge
-from emoreg.sandbox.organism import load
+from emoreg.model import steer
+from emoreg.sandbox import Judgement, behaviour, extract_vectors, fine_tune, judge, load
 
 FRACTION = 0.1
 

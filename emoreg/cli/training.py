@@ -36,7 +36,7 @@ def demo(
     Extracts vectors from a tiny model, fine-tunes it on a desperate tone once plain and once regularised, and prints
     what both do with tasks that cannot be done. Logs a W&B run each, offline unless you are logged in.
     """
-    from emoreg.sandbox.demo import run
+    from emoreg.sandbox import run_demo
 
     check_writable(output / "sandbox")
-    run(output, seed=seed)
+    run_demo(output, seed=seed)

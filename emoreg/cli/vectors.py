@@ -107,8 +107,8 @@ def validate(
     Example: `emoreg validate vectors/qwen3-0.6b --page qwen3-0.6b.md`
     """
     from emoreg import EmotionVectors
-    from emoreg.corpus.shipped import emotions as rated
-    from emoreg.corpus.shipped import severity_templates
+    from emoreg.corpus import emotions as rated
+    from emoreg.corpus import severity_templates
     from emoreg.validation import Rise
     from emoreg.validation import page as page_of
     from emoreg.validation import validate as run
@@ -198,14 +198,14 @@ def push(
 ) -> None:
     """Upload vectors, with a model card, to the Hugging Face Hub. Log in with `hf auth login` first."""
     from emoreg import EmotionVectors
-    from emoreg.vectors.publishing import push_to_hub
+    from emoreg.vectors import push_to_hub
 
     print(push_to_hub(EmotionVectors.load(vectors), repo_id, private=private or None))
 
 
 def _texts(corpus, neutral, tokenizer, text_field, emotion_field="emotion", group_field=None, trait_fields=()):
     """Labelled and neutral texts, from files, or the ones that emoreg ships."""
-    from emoreg.extraction import read_corpus, read_texts, shipped_corpus, shipped_neutral
+    from emoreg.corpus import read_corpus, read_texts, shipped_corpus, shipped_neutral
 
     if corpus is None:
         labelled = shipped_corpus()

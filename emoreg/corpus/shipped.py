@@ -1,7 +1,7 @@
 """The shipped corpus: emotion words, vignettes, neutral dialogues, scenarios under pressure, rising stakes.
 
-Its card, `README.md` in this folder, says how it was written and what it is good for. `python -m emoreg.corpus` counts it
-and lists every breach of its rules. For extraction:
+Its card, `README.md` in this folder, says how it was written and what it is good for. `python -m emoreg.corpus` counts
+it and lists every breach of its rules. For extraction:
 
     [LabelledText(one.text, one.emotion, one.group) for one in vignettes()]
 """
@@ -10,6 +10,8 @@ import json
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, TypeVar
+
+from emoreg.corpus.texts import LabelledText
 
 CORE_EMOTIONS = (
     *("desperate", "panicked", "trapped", "stressed", "hopeless", "frantic", "resigned"),
@@ -118,6 +120,21 @@ def pressure_scenarios() -> tuple[PressureScenario, ...]:
 def severity_templates() -> tuple[SeverityTemplate, ...]:
     """12 templates to be filled in with rising stakes."""
     return _read("severity", SeverityTemplate)
+
+
+def shipped_corpus() -> list[LabelledText]:
+    """24 scenes, each told under 24 emotions; held out by scene, with role, person and topic as traits."""
+    return [
+        LabelledText(
+            one.text, one.emotion, one.group, traits={"role": one.role, "person": one.person, "topic": one.topic}
+        )
+        for one in vignettes()
+    ]
+
+
+def shipped_neutral() -> list[str]:
+    """200 dialogues in which nothing is felt."""
+    return [one.text for one in neutral_dialogues()]
 
 
 def _read(name: str, kind: type[Record]) -> tuple[Record, ...]:

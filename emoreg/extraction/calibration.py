@@ -15,16 +15,21 @@ from transformers import PreTrainedTokenizerBase
 
 from emoreg import checks, ranks
 from emoreg.extraction.denoising import denoise
-from emoreg.extraction.directions import Directions
 from emoreg.extraction.moments import Moments
 from emoreg.extraction.shards import Shards
 from emoreg.extraction.stream import Batch, stream_moments
-from emoreg.extraction.tokens import Tokens, input_device, tokenise
-from emoreg.model.passes import run_to
-from emoreg.reading.projection import project
-from emoreg.vectors.provenance import Provenance, config_hash, sample_weights, text_hash, tokenizer_hash
-from emoreg.model.blocks import check_layers, depth, evaluating, unwrap, width
-from emoreg.vectors.emotion_vectors import EmotionVectors
+from emoreg.extraction.tokens import Tokens, tokenise
+from emoreg.model import check_layers, depth, evaluating, input_device, run_to, unwrap, width
+from emoreg.reading import project
+from emoreg.vectors import (
+    Directions,
+    EmotionVectors,
+    Provenance,
+    config_hash,
+    sample_weights,
+    text_hash,
+    tokenizer_hash,
+)
 
 
 def calibrate(

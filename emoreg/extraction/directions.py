@@ -6,51 +6,26 @@ Shapes: L layers, K emotions, N texts, D width, B batch, T positions, G groups.
 import logging
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from emoreg import ranks
-from emoreg.corpus.texts import LabelledText, check_corpus
+from emoreg.corpus import LabelledText, check_corpus
 from emoreg.extraction.estimators import NEED_PRODUCTS, NEED_SAMPLE, Sample, fit, shifts
 from emoreg.extraction.moments import Moments
 from emoreg.extraction.shards import Shards
 from emoreg.extraction.stream import Batch, stream_moments
-from emoreg.extraction.tokens import Tokens, input_device, tokenise
-from emoreg.vectors.provenance import text_hash
-from emoreg.model.blocks import check_layers, decoder_blocks
+from emoreg.extraction.tokens import Tokens, tokenise
+from emoreg.model import check_layers, decoder_blocks, input_device
+from emoreg.vectors import Directions, text_hash
 
 logger = logging.getLogger(__name__)
 
 SAMPLE_PER_EMOTION = 64
 """Texts of each emotion whose own vectors are kept for the estimators that sums do not suffice for."""
-
-
-@dataclass(frozen=True)
-class Directions:
-    """Unit directions and where they come from: what an estimator, or another library's file, gives."""
-
-    emotions: tuple[str, ...]
-    """K names."""
-    layers: tuple[int, ...]
-    """L block numbers, ascending."""
-    directions: Float[Tensor, "L K D"]
-    """Unit vectors, fp64."""
-    shift: Float[Tensor, "L K D"]
-    """What separates the emotion's texts from the others', at its own length in units of the residual stream, fp64."""
-    method: str
-    """Name of the estimator, or of the library."""
-    token_rule: str = "unknown"
-    corpus_hash: str = ""
-    counts: dict[str, int] = field(default_factory=dict)
-    """Texts per emotion."""
-    settings: dict[str, Any] = field(default_factory=dict)
-    """What the estimator was told."""
 
 
 def fit_directions(

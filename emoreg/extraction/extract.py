@@ -8,14 +8,13 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from emoreg import ranks
+from emoreg.corpus import LabelledText, check_corpus
 from emoreg.extraction.calibration import calibrated, check_neutral, references_of, token_moments, with_neutral
-from emoreg.corpus.texts import LabelledText, check_corpus
 from emoreg.extraction.directions import directions_of, groups_of
 from emoreg.extraction.shards import Shards
 from emoreg.extraction.tokens import Tokens, tokenise
-from emoreg.vectors.provenance import config_hash, sample_weights, text_hash
-from emoreg.model.blocks import check_layers, decoder_blocks, unwrap
-from emoreg.vectors.emotion_vectors import EmotionVectors
+from emoreg.model import check_layers, decoder_blocks, unwrap
+from emoreg.vectors import EmotionVectors, config_hash, sample_weights, text_hash
 
 
 def extract(
@@ -54,8 +53,8 @@ def extract(
     Args:
         model: a causal language model of transformers, bare or wrapped; left as it is, training flags included.
         tokenizer: its tokenizer; the padding side and pad token do not matter.
-        corpus: labelled texts of two emotions or more. A conversation is given as an `emoreg.corpus.chat.reply`, which sees to
-            the chat template and to what is read.
+        corpus: labelled texts of two emotions or more. A conversation is given as an `emoreg.corpus.reply`, which sees
+            to the chat template and to what is read.
         neutral: texts without emotion, of the kind the model will be trained on; conversations likewise.
         estimator: how directions come from text vectors (`emoreg.extraction.estimators`): ``difference_of_means``, as
             the source has it; ``one_against_rest``, ``lda``, ``leace``, ``logistic``, ``class_pca``.

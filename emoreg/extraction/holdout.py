@@ -13,12 +13,12 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from emoreg import ranks
-from emoreg.corpus.texts import LabelledText, check_corpus
+from emoreg.corpus import LabelledText, check_corpus
 from emoreg.extraction.directions import text_moments, warn_short
 from emoreg.extraction.estimators import difference_of_means
 from emoreg.extraction.stream import Batch, stream_moments
-from emoreg.extraction.tokens import Tokens, input_device, tokenise
-from emoreg.model.blocks import check_layers, decoder_blocks
+from emoreg.extraction.tokens import Tokens, tokenise
+from emoreg.model import check_layers, decoder_blocks, input_device
 
 
 def held_out_auc(

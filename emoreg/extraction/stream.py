@@ -16,13 +16,10 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from emoreg import ranks
-
-from emoreg.model import sharded
 from emoreg.extraction.moments import Moments, MomentsFitter
 from emoreg.extraction.shards import Shards
-from emoreg.extraction.tokens import Tokens, input_device
-from emoreg.model.passes import run_to
-from emoreg.model.blocks import evaluating, unwrap
+from emoreg.extraction.tokens import Tokens
+from emoreg.model import evaluating, gathered, input_device, is_sharded, named_weights, run_to, unwrap
 
 logger = logging.getLogger(__name__)
 
@@ -80,16 +77,16 @@ def stream_moments(
     done = set() if shards is None else shards.done
     missing, world, rank = [n for n in range(len(batches)) if n not in done], ranks.world(), ranks.rank()
     turns = [missing[at : at + world] for at in range(0, len(missing), world)] or [[]]
-    is_sharded = sharded.is_sharded(model)
+    in_shares = is_sharded(model)
     fitter, mine = MomentsFitter(layers, n_groups, products), list[int]()
-    passes = _Passes(model, fitter, texts, rows, from_token, tokens_per_batch, can_split=not is_sharded)
+    passes = _Passes(model, fitter, texts, rows, from_token, tokens_per_batch, can_split=not in_shares)
     bar.update(sum(len(batches[n]) for n in done))
 
     def take(turn: Sequence[int]) -> None:
         if rank < len(turn):
             passes.add(batches[turn[rank]])
             mine.append(turn[rank])
-        elif is_sharded or fitter.is_empty:  # others wait for this rank's share of the weights, or of the sums
+        elif in_shares or fitter.is_empty:  # others wait for this rank's share of the weights, or of the sums
             passes.add(batches[-1][-1:], counts=False)
         bar.update(sum(len(batches[n]) for n in turn))
         if shards is not None and mine:
@@ -97,7 +94,7 @@ def stream_moments(
 
     def watched():
         # A rank of a sharded model cannot tell the others: they wait for its weights, and see that it is gone.
-        return nullcontext() if is_sharded else ranks.together()
+        return nullcontext() if in_shares else ranks.together()
 
     with evaluating(model):
         with watched():
@@ -214,8 +211,8 @@ def _check_finite(model: nn.Module, fitter: MomentsFitter) -> None:
     if layer is None:
         return
     bad = dict[str, None]()
-    for name, parameter in sharded.weights(model):
-        with sharded.gathered(parameter) as whole:
+    for name, parameter in named_weights(model):
+        with gathered(parameter) as whole:
             if not whole.isfinite().all():
                 bad[name] = None
     if bad:

@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import torch
-from accelerate.utils import has_offloaded_params
 from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from emoreg.corpus.chat import Reply
-from emoreg.model.blocks import unwrap
-from emoreg.model.sharded import compute_device, is_sharded
+from emoreg.corpus import Reply
+from emoreg.model import embeddings, unwrap
 
 logger = logging.getLogger(__name__)
 
@@ -121,25 +119,3 @@ def _encoded(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Iterat
                 verbose=False,
             )
             yield from zip(chunk, encoded["input_ids"], encoded["special_tokens_mask"], strict=True)
-
-
-def input_device(model: nn.Module) -> torch.device:
-    """Where token ids have to be: a model may be spread over devices, or wait on the host or a disk for its turn.
-
-    Raises:
-        ValueError: for a model whose embeddings are nowhere.
-    """
-    if is_sharded(model):
-        return compute_device(model)
-    layer = embeddings(model)
-    if has_offloaded_params(layer):
-        return torch.device(layer._hf_hook.execution_device)  # pyright: ignore - accelerate's hook
-    device = next(layer.parameters()).device
-    if device.type == "meta":
-        raise ValueError("the model's embeddings are on the meta device: its weights have not been loaded")
-    return device
-
-
-def embeddings(model: nn.Module) -> nn.Embedding:
-    """The layer that takes token ids in."""
-    return unwrap(model).get_input_embeddings()  # pyright: ignore

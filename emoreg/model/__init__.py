@@ -1,1 +1,32 @@
-"""model."""
+"""What must be known of a Hugging Face model: wrappers, blocks, hooks, shards, and passes run for their hooks alone."""
+
+from emoreg.model.blocks import backbone, check_layers, decoder_blocks, depth, text_config, width
+from emoreg.model.hooks import OnBlock, hook_blocks, steer
+from emoreg.model.passes import evaluating, run_to, run_whole
+from emoreg.model.sharded import compute_device, embeddings, gathered, input_device, is_sharded, named_weights
+from emoreg.model.wrappers import active_adapters, learns_prompt, unwrap, virtual_tokens
+
+__all__ = [
+    "OnBlock",
+    "active_adapters",
+    "backbone",
+    "check_layers",
+    "compute_device",
+    "decoder_blocks",
+    "depth",
+    "embeddings",
+    "evaluating",
+    "gathered",
+    "hook_blocks",
+    "input_device",
+    "is_sharded",
+    "learns_prompt",
+    "named_weights",
+    "run_to",
+    "run_whole",
+    "steer",
+    "text_config",
+    "unwrap",
+    "virtual_tokens",
+    "width",
+]

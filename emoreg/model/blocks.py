@@ -1,74 +1,22 @@
-"""The one hook site: the residual stream at a decoder block's output, before any final norm.
+"""Where a model keeps its residual stream: the list of its decoder blocks, how many there are, and how wide it is.
 
 Layer ``l`` is the l-th decoder block, counted from 0; its site is ``hidden_states[l + 1]`` of the transformers
-convention, except that the last block is read *before* the final norm. Extraction, training, steering and audit all
-come through `hook_blocks`, so they cannot disagree about which tensor they mean.
+convention, except that the last block is read *before* the final norm.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from inspect import signature
-from typing import Any, cast
+from typing import Any
 
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedConfig
 
-# By name, so that DeepSpeed need not be installed.
-_ENGINES = ("DistributedDataParallel", "FullyShardedDataParallel", "DeepSpeedEngine")
+from emoreg.model.wrappers import unwrap
+
 # What configs call the number of blocks and the width. A config's own `attribute_map` serves the first name mostly; in
 # LongCat-Flash, whose blocks are double, that one counts halves.
 _DEPTH = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
 _WIDTH = ("hidden_size", "n_embd", "d_model", "dim")
-
-OnBlock = Callable[[int, Tensor], Tensor | None]
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """The transformers model inside wrappers of torch (DDP, FSDP, compile), DeepSpeed and peft."""
-    return _wrappers(model)[-1]
-
-
-def active_adapters(model: nn.Module) -> tuple[str, ...]:
-    """Names of the peft adapters that take part in a forward pass now; none in a model without, or when disabled."""
-    peft: Any = _peft(model)
-    return () if peft is None or peft._adapters_disabled else tuple(peft.active_adapters)
-
-
-def learns_prompt(model: nn.Module) -> bool:
-    """Whether peft's own forward brings in what trains, as prompt and prefix tuning do, and not the blocks'."""
-    peft: Any = _peft(model)
-    return peft is not None and peft.active_peft_config.is_prompt_learning
-
-
-def virtual_tokens(model: nn.Module) -> int:
-    """Positions that peft's prompt tuning puts before every sequence."""
-    peft: Any = _peft(model)
-    if not learns_prompt(model):
-        return 0
-    # Prefix tuning puts its tokens in the cache, where they have no position in the residual stream.
-    in_cache = peft.active_peft_config.peft_type.value in ("PREFIX_TUNING", "CARTRIDGE")
-    return 0 if in_cache else peft.active_peft_config.num_virtual_tokens
-
-
-def _peft(model: nn.Module) -> nn.Module | None:
-    return next((wrapper for wrapper in _wrappers(model) if hasattr(wrapper, "get_base_model")), None)
-
-
-def _wrappers(model: nn.Module) -> list[nn.Module]:
-    """A model, what it wraps, what that wraps, and so on, to the transformers model."""
-    found = [model]
-    while True:
-        inner: Any = None
-        if hasattr(model, "get_base_model"):  # peft
-            inner = cast(Any, model).get_base_model()
-        elif hasattr(model, "_orig_mod"):  # torch.compile
-            inner = model._orig_mod
-        elif any(kind.__name__ in _ENGINES for kind in type(model).__mro__):
-            inner = model.module
-        if inner is None or inner is model:
-            return found
-        found.append(model := inner)
 
 
 def text_config(model: nn.Module) -> PreTrainedConfig:
@@ -199,83 +147,3 @@ def check_layers(layers: Sequence[int], n_blocks: int) -> tuple[int, ...]:
     if len(set(layers)) != len(layers) or not layers:
         raise ValueError(f"layers must be one or more distinct block numbers, got {list(layers)}")
     return tuple(sorted(layers))
-
-
-@contextmanager
-def hook_blocks(model: nn.Module, layers: Sequence[int], on_block: OnBlock) -> Iterator[None]:
-    """Call ``on_block(layer, hidden)`` at each given block's output, for as long as the context is open.
-
-    ``hidden`` is (B, T, D). What ``on_block`` returns, unless None, takes the output's place. Every hook is gone when
-    the context closes, however it closes.
-
-    Raises:
-        ValueError: for a layer out of range, or, when it runs, a block whose output is not one vector of the model's
-            width per position. So ends whoever keeps several streams (Gemma 3n's AltUp, hyper-connections).
-    """
-    blocks, size = decoder_blocks(model), width(model)
-    layers = check_layers(layers, len(blocks))
-
-    def hook_of(layer: int):
-        def hook(_module: nn.Module, _args: object, output: Any):
-            hidden = output[0] if isinstance(output, (tuple, list)) and output else output
-            if not isinstance(hidden, Tensor):
-                raise ValueError(
-                    f"block {layer} gave a {type(output).__name__}, expected a tensor (B, T, {size}) or a tuple that "
-                    "starts with one; emoreg cannot read this architecture"
-                )
-            if hidden.ndim != 3 or hidden.shape[-1] != size:
-                raise ValueError(
-                    f"block {layer} gave a tensor of shape {tuple(hidden.shape)}, expected (B, T, {size}): "
-                    "emoreg reads models with one residual stream, of the config's width"
-                )
-            replaced = on_block(layer, hidden)
-            if replaced is None:
-                return None
-            return replaced if hidden is output else type(output)((replaced, *output[1:]))
-
-        return hook
-
-    handles = []
-    try:
-        for layer in layers:
-            handles.append(blocks[layer].register_forward_hook(hook_of(layer)))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def steer(
-    model: nn.Module, layers: Sequence[int], push_LD: Float[Tensor, "L D"]
-) -> Iterator[None]:  # fmt: skip
-    """Add a fixed vector to the residual stream at each given block, at every position.
-
-    Args:
-        model: the model to steer, while the context is open.
-        layers: L block numbers.
-        push_LD: what to add at each of them. Sofroniew et al. (arXiv 2604.07729) use a fraction of the layer's mean
-            residual norm times the unit direction: ``strength * residual_norm[l] * directions[l, k]``.
-    """
-    pushes = dict(zip(layers, push_LD, strict=True))
-
-    def add(layer: int, hidden: Tensor) -> Tensor:
-        return hidden + pushes[layer].to(hidden)
-
-    with hook_blocks(model, layers, add):
-        yield
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode while the context is open; then every module's own mode again, also of those that differed."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    for module in training:
-        # On a CPU bitsandbytes packs a 4-bit weight at its first evaluation, and lets no gradient through ever after.
-        module.training = hasattr(module, "support_avx512bf16_for_cpu")
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

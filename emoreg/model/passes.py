@@ -1,15 +1,17 @@
 """Forward passes that are run for their hooks alone."""
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from emoreg.model.blocks import OnBlock, backbone, check_layers, decoder_blocks, hook_blocks, unwrap, virtual_tokens
+from emoreg.model.blocks import backbone, check_layers, decoder_blocks
+from emoreg.model.hooks import OnBlock, hook_blocks
 from emoreg.model.sharded import is_sharded
+from emoreg.model.wrappers import unwrap, virtual_tokens
 
 
 class _EnoughError(Exception):
@@ -61,3 +63,18 @@ def run_whole(model: nn.Module, **inputs: Any) -> Any:
     if "logits_to_keep" in signature(unwrap(model).forward).parameters:
         inputs["logits_to_keep"] = 1
     return model(**inputs)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode while the context is open; then every module's own mode again, also of those that differed."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    for module in training:
+        # On a CPU bitsandbytes packs a 4-bit weight at its first evaluation, and lets no gradient through ever after.
+        module.training = hasattr(module, "support_avx512bf16_for_cpu")
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

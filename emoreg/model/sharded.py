@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from accelerate.utils import align_module_device
+from accelerate.utils import align_module_device, has_offloaded_params
 from torch import Tensor, nn
 
-from emoreg.model.blocks import unwrap
+from emoreg.model.wrappers import unwrap
 
 # What the wrappers of FSDP, of activation checkpointing and of torch.compile put into the names of what they wrap.
 _WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")
@@ -32,7 +32,29 @@ def compute_device(model: nn.Module) -> torch.device:
     return torch.device(mesh.device_type, torch.get_device_module(mesh.device_type).current_device())
 
 
-def weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def input_device(model: nn.Module) -> torch.device:
+    """Where token ids have to be: a model may be spread over devices, or wait on the host or a disk for its turn.
+
+    Raises:
+        ValueError: for a model whose embeddings are nowhere.
+    """
+    if is_sharded(model):
+        return compute_device(model)
+    layer = embeddings(model)
+    if has_offloaded_params(layer):
+        return torch.device(layer._hf_hook.execution_device)  # pyright: ignore - accelerate's hook
+    device = next(layer.parameters()).device
+    if device.type == "meta":
+        raise ValueError("the model's embeddings are on the meta device: its weights have not been loaded")
+    return device
+
+
+def embeddings(model: nn.Module) -> nn.Embedding:
+    """The layer that takes token ids in."""
+    return unwrap(model).get_input_embeddings()  # pyright: ignore
+
+
+def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Every weight under the name it has in a bare model, one after the other, to be `gathered`.
 
     Each is on its device for as long as the iterator stands at it. Under FSDP1 shares come by too, flat.

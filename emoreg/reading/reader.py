@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from emoreg.model import active_adapters, backbone, hook_blocks, unwrap, virtual_tokens
 from emoreg.reading.projection import project, standardise
-from emoreg.model.blocks import active_adapters, backbone, hook_blocks, unwrap, virtual_tokens
 from emoreg.reading.statistics import Statistics
-from emoreg.vectors.emotion_vectors import EmotionVectors
+from emoreg.vectors import EmotionVectors
 
 Mode = Literal["train", "eval", "off"]
 

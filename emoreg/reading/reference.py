@@ -10,11 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from emoreg.model.passes import run_whole
+from emoreg.model import backbone, compute_device, evaluating, is_sharded, learns_prompt, run_whole
 from emoreg.reading.reader import Reader
-from emoreg.model.blocks import backbone, evaluating, learns_prompt
-from emoreg.model.sharded import compute_device, is_sharded
-from emoreg.vectors.emotion_vectors import EmotionVectors
+from emoreg.vectors import EmotionVectors
 
 
 class Reference:

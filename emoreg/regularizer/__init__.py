@@ -1,1 +1,25 @@
-"""regularizer."""
+"""Penalties, schedules and targets, and the term that they make on one model. Knows no trainer."""
+
+from emoreg.regularizer.parts import Scale
+from emoreg.regularizer.penalties import Anchor, Band, Hinge, Penalty, default_penalties, thresholds
+from emoreg.regularizer.regularizer import Regularizer
+from emoreg.regularizer.schedules import Schedule, Target, check_steps, constant, cosine, linear
+from emoreg.regularizer.term import Term
+
+__all__ = [
+    "Anchor",
+    "Band",
+    "Hinge",
+    "Penalty",
+    "Regularizer",
+    "Scale",
+    "Schedule",
+    "Target",
+    "Term",
+    "check_steps",
+    "constant",
+    "cosine",
+    "default_penalties",
+    "linear",
+    "thresholds",
+]

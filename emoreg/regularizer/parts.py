@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from emoreg.reading import n_sequences, rows, tokens
 from emoreg.regularizer.penalties import Anchor, Band, Hinge
-from emoreg.reading.scope import n_sequences, rows, tokens
 
 
 class Scale(NamedTuple):

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from emoreg import checks
-from emoreg.reading.scope import Scope, check_scope
+from emoreg.reading import Scope, check_scope
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,11 +7,11 @@ from typing import Literal
 from torch import nn
 
 from emoreg import checks
+from emoreg.reading import Scope, check_scope
 from emoreg.regularizer.penalties import Anchor, Penalty
 from emoreg.regularizer.schedules import Schedule, Target, constant
-from emoreg.reading.scope import Scope, check_scope
 from emoreg.regularizer.term import Term
-from emoreg.vectors.emotion_vectors import EmotionVectors
+from emoreg.vectors import EmotionVectors
 
 
 class Regularizer:

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from emoreg import checks
-from emoreg.reading.statistics import Statistics, from_text, to_text
+from emoreg.reading import Statistics, from_text, to_text
 
 Schedule = Callable[[int], float]
 """A function of the optimizer step, counted from 0."""
@@ -71,8 +71,8 @@ class Target:
     The `Hinge` and `Band` penalties of that emotion start from their own weights and are multiplied by one factor that
     is sought at each log; anchors keep theirs.
 
-    The callback does this at the trainer's logs. A loop of one's own calls `emoreg.regularizer.term.Term.record` with each loss and
-    `emoreg.tracking.metrics.term_metrics` now and then; without, the weights stay what they were.
+    The callback does this at the trainer's logs. A loop of one's own calls `Term.record` with each loss and
+    `emoreg.tracking.term_metrics` now and then; without, the weights stay what they were.
     """
 
     emotion: str = field(kw_only=False)

@@ -10,16 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from emoreg import checks, ranks
-from emoreg.reading.batch import per_pass
+from emoreg.model import compute_device
+from emoreg.reading import Pass, Reader, Reference, Scope, Statistics, per_pass, positions, tokens
 from emoreg.regularizer.parts import Gate, Scale, anchored, over_scope
 from emoreg.regularizer.penalties import Anchor, Band, Hinge, Penalty, thresholds
-from emoreg.reading.reader import Pass, Reader
-from emoreg.reading.reference import Reference
 from emoreg.regularizer.schedules import ClosedLoop, Schedule, Target
-from emoreg.reading.scope import Scope, positions, tokens
-from emoreg.model.sharded import compute_device
-from emoreg.reading.statistics import Statistics
-from emoreg.vectors.emotion_vectors import EmotionVectors
+from emoreg.vectors import EmotionVectors
 
 
 class Term:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from emoreg.extraction import LabelledText
+from emoreg.corpus import LabelledText
 from emoreg.sandbox import phrases
 from emoreg.sandbox.organism import ASSISTANT, BOS, EOS, USER, render
 from emoreg.sandbox.world import EMOTIONS, Text, World, draw_task

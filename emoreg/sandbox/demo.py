@@ -10,8 +10,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from emoreg.regularizer.penalties import default_penalties
-from emoreg.regularizer.regularizer import Regularizer
+from emoreg.regularizer import Regularizer, default_penalties
 from emoreg.sandbox.behaviour import Rate
 from emoreg.sandbox.experiment import STEPS, Judgement, extract_vectors, fine_tune, judge
 from emoreg.sandbox.organism import load
@@ -19,7 +18,7 @@ from emoreg.sandbox.organism import load
 COLUMNS = ("", "con-\ntrast", "shortcut\n%", "honest\n%", "no ending\n%", "task\nloss", "general\nloss", "fresh\nAUC")
 
 
-def run(output: Path, *, steps: int = STEPS, replies: int = 400, seed: int = 0) -> dict[str, Judgement]:
+def run_demo(output: Path, *, steps: int = STEPS, replies: int = 400, seed: int = 0) -> dict[str, Judgement]:
     """Extract, fine-tune plain and regularised, judge all three, print the table, save the picture.
 
     Args:

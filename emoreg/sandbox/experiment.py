@@ -16,12 +16,13 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase, PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
-from emoreg.training.callback import RegularizerCallback
-from emoreg.extraction import LabelledText, extract, held_out_auc
-from emoreg.regularizer.regularizer import Regularizer
+from emoreg.corpus import LabelledText
+from emoreg.extraction import extract, held_out_auc
+from emoreg.regularizer import Regularizer
 from emoreg.sandbox import behaviour, data
 from emoreg.sandbox.behaviour import Behaviour
-from emoreg.vectors.emotion_vectors import EmotionVectors
+from emoreg.training import RegularizerCallback
+from emoreg.vectors import EmotionVectors
 
 STEPS, BATCH, LEARNING_RATE, LORA_RANK = 120, 16, 3e-3, 16
 FROM_TOKEN = 8

@@ -4,7 +4,7 @@ import re
 
 from transformers import PreTrainedTokenizerBase
 
-from emoreg.corpus.rules import banned_words
+from emoreg.corpus import banned_words
 from emoreg.stories.prompts import Item
 
 TOO_SHORT, BANNED, DUPLICATE, NO_DIALOGUE = "too short", "banned word", "duplicate", "no dialogue"

@@ -25,8 +25,7 @@ from transformers import (
 )
 
 from emoreg import checks
-from emoreg.extraction.tokens import input_device
-from emoreg.model.blocks import evaluating
+from emoreg.model import evaluating, input_device
 
 logger = logging.getLogger(__name__)
 

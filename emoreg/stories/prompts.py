@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from emoreg import checks
-from emoreg.corpus.shipped import Emotion, emotions
-from emoreg.corpus.rules import AMBIGUOUS, own_forms
+from emoreg.corpus import AMBIGUOUS, Emotion, emotions, own_forms
 from emoreg.stories.topics import CHARACTERS, TOPICS
 
 

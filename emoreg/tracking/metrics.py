@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from emoreg.reading.statistics import Statistics
-from emoreg.regularizer.term import Term
+from emoreg.reading import Statistics
+from emoreg.regularizer import Term
 
 
 def term_metrics(term: Term, training: bool) -> dict[str, float]:

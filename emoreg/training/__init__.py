@@ -1,1 +1,11 @@
-"""training."""
+"""The only place that knows trainers: the callback, the reward, the options, and what single trainers need."""
+
+from emoreg.training.callback import RegularizerCallback
+from emoreg.training.config import RegularizerConfig
+from emoreg.training.reward import EmotionReward
+
+__all__ = [
+    "EmotionReward",
+    "RegularizerCallback",
+    "RegularizerConfig",
+]

@@ -1,8 +1,7 @@
 """`RegularizerCallback`: puts a regularizer's term into a trainer's loss, and its statistics into the trainer's log.
 
-It, `emoreg.training.trainers` and `emoreg.training.reward` alone know transformers' and TRL's trainers. A `TrainerCallback` cannot change
-the loss, so the trainer's own `compute_loss` is wrapped while it trains: the term then goes through its scaling
-(accumulation, GradScaler, DeepSpeed) like the task loss does.
+A `TrainerCallback` cannot change the loss, so the trainer's own `compute_loss` is wrapped while it trains: the term
+then goes through its scaling (accumulation, GradScaler, DeepSpeed) like the task loss does.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,10 +25,9 @@ from transformers.integrations import WandbCallback
 from transformers.trainer_callback import ExportableState
 
 from emoreg import checks, ranks
+from emoreg.regularizer import Regularizer, Term
+from emoreg.tracking import term_metrics
 from emoreg.training.faults import naming_a_lost_rank, offline_if_unreachable
-from emoreg.tracking.metrics import term_metrics
-from emoreg.regularizer.regularizer import Regularizer
-from emoreg.regularizer.term import Term
 from emoreg.training.trainers import backward_apart, batch_of, check_engine, is_scaled, scale_of
 
 

@@ -6,12 +6,20 @@ from typing import Literal
 from transformers import AutoTokenizer
 
 from emoreg import checks
-from emoreg.regularizer.penalties import Anchor, Hinge, Penalty
-from emoreg.reading.reasoning import Reasoning
-from emoreg.regularizer.regularizer import Regularizer
-from emoreg.regularizer.schedules import Schedule, Target, check_steps, constant, cosine, linear
-from emoreg.reading.scope import Scope
-from emoreg.vectors.emotion_vectors import EmotionVectors
+from emoreg.reading import Reasoning, Scope
+from emoreg.regularizer import (
+    Anchor,
+    Hinge,
+    Penalty,
+    Regularizer,
+    Schedule,
+    Target,
+    check_steps,
+    constant,
+    cosine,
+    linear,
+)
+from emoreg.vectors import EmotionVectors
 
 
 @dataclass

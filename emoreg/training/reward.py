@@ -14,14 +14,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from emoreg.model.passes import run_to
-from emoreg.regularizer.penalties import Band, Hinge, Penalty, thresholds
-from emoreg.reading.projection import project, standardise
-from emoreg.regularizer.regularizer import Regularizer
-from emoreg.model.blocks import evaluating, learns_prompt
-from emoreg.reading.scope import Scope, positions
-from emoreg.reading.statistics import Statistics
-from emoreg.vectors.emotion_vectors import EmotionVectors
+from emoreg.model import evaluating, learns_prompt, run_to
+from emoreg.reading import Scope, Statistics, positions, project, standardise
+from emoreg.regularizer import Band, Hinge, Penalty, Regularizer, thresholds
+from emoreg.vectors import EmotionVectors
 
 LOGGED = ("mean", "p95", "above")
 """Figures of z that are logged. The trainer averages them over batches, which would make no maximum of a maximum."""

@@ -11,8 +11,8 @@ from accelerate.utils import DistributedType
 from torch import Tensor
 from transformers import Trainer
 
-from emoreg.reading.batch import branched, standard
-from emoreg.regularizer.parts import Scale
+from emoreg.reading import branched, standard
+from emoreg.regularizer import Scale
 
 # Losses of GRPO that sum over tokens and divide by those of the whole window; its others are means of sequences.
 _TOKEN_LOSSES = ("dapo", "cispo", "vespo", None)

@@ -5,4 +5,9 @@ from emoreg.validation.page import page
 from emoreg.validation.severity import Rise
 from emoreg.validation.validate import validate
 
-__all__ = ["Rise", "dose_response", "page", "validate"]
+__all__ = [
+    "Rise",
+    "dose_response",
+    "page",
+    "validate",
+]

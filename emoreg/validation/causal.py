@@ -12,13 +12,10 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from emoreg.model import sharded
-from emoreg.extraction.tokens import input_device
-from emoreg.model.passes import run_to
-from emoreg.reading.projection import project, standardise
-from emoreg.model.blocks import backbone, evaluating, steer, unwrap, width
+from emoreg.model import backbone, evaluating, gathered, input_device, is_sharded, run_to, steer, unwrap, width
+from emoreg.reading import project, standardise
 from emoreg.validation.scores import spearman
-from emoreg.vectors.emotion_vectors import EmotionVectors
+from emoreg.vectors import EmotionVectors
 
 DOSES = (-0.1, -0.05, 0.0, 0.05, 0.1)
 """Strengths of steering, in units of the layer's mean residual norm (Sofroniew et al. 2026)."""
@@ -38,7 +35,7 @@ def logit_lens(
     scale = _final_norm(model)
     if scale is not None:
         directions_KD = directions_KD * scale
-    with sharded.gathered(head.weight) as weight_VD, torch.no_grad():
+    with gathered(head.weight) as weight_VD, torch.no_grad():
         logits_KV = directions_KD.to(weight_VD.device) @ weight_VD.float().T
     top = logits_KV.topk(words, dim=-1).indices.tolist()
     return {
@@ -53,7 +50,7 @@ def _final_norm(model: nn.Module) -> Tensor | None:
     found = [w for w in weights if isinstance(w, Tensor) and w.shape == (width(model),)]
     if not found:
         return None
-    with sharded.gathered(cast(nn.Parameter, found[-1])) as weight:
+    with gathered(cast(nn.Parameter, found[-1])) as weight:
         return weight.detach().float().cpu()
 
 
@@ -102,7 +99,7 @@ def dose_response(
 def can_write(model: nn.Module) -> bool:
     """Whether the model can generate text here; one whose weights are sharded over ranks is not asked to."""
     inner: Any = unwrap(model)
-    return hasattr(inner, "generate") and inner.can_generate() and not sharded.is_sharded(model)
+    return hasattr(inner, "generate") and inner.can_generate() and not is_sharded(model)
 
 
 def write_on(

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from emoreg.extraction.estimators import unit
+from emoreg.extraction import unit
 from emoreg.validation.scores import Fit
 from emoreg.validation.texts import Texts
 

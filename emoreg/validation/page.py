@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from emoreg.vectors.emotion_vectors import EmotionVectors
+from emoreg.vectors import EmotionVectors
 
 
 def page(vectors: EmotionVectors, emotions: Sequence[str] = ("desperate", "calm")) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from emoreg.extraction.tokens import tokenise
+from emoreg.extraction import tokenise
 from emoreg.validation.scores import spearman
 from emoreg.validation.texts import text_vectors
 

@@ -13,13 +13,9 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from emoreg.model import sharded
-from emoreg.corpus.texts import LabelledText
-from emoreg.extraction.directions import text_moments
-from emoreg.extraction.estimators import NEED_PRODUCTS, Sample, fit
-from emoreg.extraction.holdout import folds_of
-from emoreg.extraction.moments import Moments
-from emoreg.extraction.tokens import Tokens, embeddings, tokenise
+from emoreg.corpus import LabelledText
+from emoreg.extraction import NEED_PRODUCTS, Moments, Sample, Tokens, fit, folds_of, text_moments, tokenise
+from emoreg.model import embeddings, gathered
 
 
 @dataclass(frozen=True)
@@ -132,6 +128,6 @@ def directions_from(
 
 
 def _embedded(model: nn.Module, tokens: Sequence[Tokens], from_token: int) -> Float[Tensor, "N D"]:
-    with sharded.gathered(embeddings(model).weight) as weight, torch.no_grad():
+    with gathered(embeddings(model).weight) as weight, torch.no_grad():
         rows = [weight[text.ids[text.first_from(from_token) : text.end].long().to(weight.device)] for text in tokens]
         return torch.stack([row.float().mean(0).cpu() for row in rows])

@@ -15,16 +15,13 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from emoreg import checks, ranks
-from emoreg.extraction.calibration import token_moments
-from emoreg.corpus.texts import LabelledText
-from emoreg.extraction.denoising import components, without
-from emoreg.extraction.estimators import unit
-from emoreg.extraction.tokens import tokenise
+from emoreg.corpus import LabelledText
+from emoreg.extraction import components, token_moments, tokenise, unit, without
 from emoreg.validation import baselines, causal, geometry, scores
 from emoreg.validation.severity import Rise, rises
 from emoreg.validation.texts import Texts, directions_from, gather
 from emoreg.validation.verdict import verdict
-from emoreg.vectors.emotion_vectors import EmotionVectors
+from emoreg.vectors import EmotionVectors
 
 PROMPT_TOKENS, WRITTEN_TEXTS = 8, 64
 NEIGHBOURS = 3

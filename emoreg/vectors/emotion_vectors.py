@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from emoreg import checks, files
+from emoreg.model import check_layers, depth, unwrap, width
 from emoreg.vectors.provenance import Provenance, config_hash, weight_distance
-from emoreg.model.blocks import check_layers, depth, unwrap, width
 
 logger = logging.getLogger(__name__)
 

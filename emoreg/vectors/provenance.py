@@ -13,9 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from emoreg import checks
-
-from emoreg.model import sharded
-from emoreg.model.blocks import text_config
+from emoreg.model import gathered, named_weights, text_config
 
 _SAMPLED_MATRICES, _SAMPLED_VALUES = 64, 64
 _ARCHITECTURE = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
@@ -85,7 +83,7 @@ def config_hash(model: nn.Module) -> str:
 
 def _matrices(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     # peft renames what it wraps ("q_proj.base_layer.weight") and adds matrices of its own ("lora_A").
-    for name, p in sharded.weights(model):
+    for name, p in named_weights(model):
         is_matrix = len(getattr(p, "ds_shape", p.shape)) >= 2
         if is_matrix and p.is_floating_point() and "lora_" not in name:
             yield name.replace(".base_layer", ""), p
@@ -107,7 +105,7 @@ def _spread_of(model: nn.Module, names: Container[str]) -> dict[str, Float[Tenso
     spread = {}
     for name, p in _matrices(model):
         if name in names:
-            with sharded.gathered(p) as whole:
+            with gathered(p) as whole:
                 spread[name] = _spread(whole)
     return spread
 

@@ -94,7 +94,8 @@ def floor(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, pairs: Pa
 
 
 def emoreg(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, pairs: Pairs, emotions: int = 2) -> Any:
-    from emoreg.extraction import LabelledText, fit_directions
+    from emoreg.corpus import LabelledText
+    from emoreg.extraction import fit_directions
 
     texts = [LabelledText(text, f"emotion {side}") for pair in pairs for side, text in enumerate(pair)]
     if emotions > 2:

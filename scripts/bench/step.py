@@ -34,8 +34,8 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from emoreg import Anchor, EmotionVectors, Hinge, Regularizer
-from emoreg.regularizer.penalties import default_penalties
-from emoreg.vectors.provenance import Provenance, config_hash, sample_weights
+from emoreg.regularizer import default_penalties
+from emoreg.vectors import Provenance, config_hash, sample_weights
 
 CYCLE = Anchor("desperate").every
 TITLES = {

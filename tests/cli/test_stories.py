@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from emoreg.cli import app
-from emoreg.extraction import read_corpus
+from emoreg.corpus import read_corpus
 from emoreg.sandbox import organism
 from emoreg.stories import Transformers
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from tokenizers import processors
 
+from emoreg.corpus import LabelledText, read_corpus, read_texts
 from emoreg.corpus.chat import Reply, reply, spans
-from emoreg.extraction import LabelledText, extract, read_corpus, read_texts
+from emoreg.extraction import extract
 from emoreg.extraction.tokens import tokenise
 from emoreg.reading.scope import positions
 

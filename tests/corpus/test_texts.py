@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from emoreg.extraction import LabelledText, read_corpus, read_texts
+from emoreg.corpus import LabelledText, read_corpus, read_texts
 
 RECORDS = [
     {"text": "It held.", "emotion": "calm", "scene": 1},

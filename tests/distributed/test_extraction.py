@@ -11,7 +11,8 @@ from accelerate import PartialState
 from torch.nn.functional import normalize
 from transformers import TrainerCallback
 
-from emoreg.extraction import LabelledText, MomentsFitter, extract, held_out_auc, shards
+from emoreg.corpus import LabelledText
+from emoreg.extraction import MomentsFitter, extract, held_out_auc, shards
 from tests import tiny
 from tests.distributed.engines import options
 from tests.distributed.processes import run

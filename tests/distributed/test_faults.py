@@ -9,11 +9,11 @@ import wandb
 from transformers import TrainerCallback
 
 from emoreg import Regularizer, RegularizerCallback, Target
-from tests.tracking import wandb_file
 from tests.distributed.law_3 import train
 from tests.distributed.processes import run
 from tests.invariants.test_law_3 import apart
 from tests.support import random_vectors, sft_trainer
+from tests.tracking import wandb_file
 
 
 class Die(TrainerCallback):

@@ -5,7 +5,8 @@ import torch
 from scipy.linalg import sqrtm
 from torch.nn.functional import normalize
 
-from emoreg.extraction import ESTIMATORS, LabelledText, extract, fit_directions
+from emoreg.corpus import LabelledText
+from emoreg.extraction import ESTIMATORS, extract, fit_directions
 from emoreg.extraction.estimators import NEED_SAMPLE, Sample, class_pca, fit, leace, logistic
 from emoreg.extraction.moments import Moments, MomentsFitter
 from tests import tiny

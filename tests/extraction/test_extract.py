@@ -10,7 +10,8 @@ import torch
 from tokenizers import processors
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from emoreg.extraction import LabelledText, MomentsFitter, extract
+from emoreg.corpus import LabelledText
+from emoreg.extraction import MomentsFitter, extract
 from emoreg.vectors.emotion_vectors import EmotionVectors
 from tests.extraction.texts import MARKERS, corpus, neutral, plant, slow_extract
 

@@ -9,7 +9,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from emoreg.extraction import LabelledText, extract, held_out_auc, read_corpus, read_texts
+from emoreg.corpus import LabelledText, read_corpus, read_texts
+from emoreg.extraction import extract, held_out_auc
 from emoreg.extraction.holdout import _auc, folds_of
 from tests.extraction.texts import corpus, hidden_states, neutral, plant, story
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from emoreg.extraction import LabelledText, MomentsFitter, shards
+from emoreg.corpus import LabelledText
+from emoreg.extraction import MomentsFitter, shards
 from emoreg.extraction.shards import Shards
 from tests.extraction.test_extract import assert_same, run
 from tests.extraction.texts import corpus, neutral, plant

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import torch
 
-from emoreg.extraction import LabelledText
+from emoreg.corpus import LabelledText
 
 MARKERS = {"desperate": "!", "calm": "?", "sad": "#"}
 

@@ -23,8 +23,8 @@ from trl import TrlParser
 
 from emoreg import Anchor, Band, EmotionVectors, Hinge, Reasoning, Regularizer, RegularizerCallback, Target
 from emoreg import default_penalties as defaults
-from emoreg.training.config import RegularizerConfig
 from emoreg.regularizer.schedules import cosine, linear
+from emoreg.training.config import RegularizerConfig
 from tests import tiny
 from tests.invariants import bad_configurations as bad
 from tests.support import random_vectors, sft_trainer

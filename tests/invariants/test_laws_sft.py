@@ -349,8 +349,8 @@ class TestOneSite:
     """Law 10: every part reads the same tensor, the last block included."""
 
     def test_extraction_training_and_steering_meet_at_the_last_block(self, tiny_llama):
+        from emoreg.model.hooks import steer
         from emoreg.model.passes import run_to
-        from emoreg.model.blocks import steer
 
         model, batch = tiny_llama().eval(), padded(uneven_rows(3))
         vectors, last = random_vectors(model), 3

@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 from trl import SFTTrainer
 
 from emoreg import Regularizer, RegularizerCallback, default_penalties
-from emoreg.model.blocks import hook_blocks
+from emoreg.model.hooks import hook_blocks
 from tests.support import random_vectors, sft_trainer
 
 ROUNDS, WARM = 50, 5  # up to the latter, libraries fill their caches

@@ -14,11 +14,14 @@ from torch.nn import ModuleList
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
 from transformers.utils import ModelOutput
 
-from emoreg.extraction import LabelledText, extract
-from emoreg.extraction.tokens import embeddings, input_device, tokenise
+from emoreg.corpus import LabelledText
+from emoreg.extraction import extract
+from emoreg.extraction.tokens import tokenise
+from emoreg.model.blocks import backbone, decoder_blocks, depth, width
+from emoreg.model.hooks import hook_blocks, steer
 from emoreg.model.passes import run_to
+from emoreg.model.sharded import embeddings, input_device
 from emoreg.reading.projection import project
-from emoreg.model.blocks import backbone, decoder_blocks, depth, hook_blocks, steer, width
 from tests.model.architectures import BLOCKS, FAMILIES, HEADS, IDS, VISION, build, fresh
 
 EVERY = range(BLOCKS)

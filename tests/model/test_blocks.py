@@ -4,8 +4,9 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from emoreg.model.passes import run_to
-from emoreg.model.blocks import backbone, decoder_blocks, evaluating, hook_blocks, steer
+from emoreg.model.blocks import backbone, decoder_blocks
+from emoreg.model.hooks import hook_blocks, steer
+from emoreg.model.passes import evaluating, run_to
 
 
 def hooks(model):

@@ -6,7 +6,7 @@ import torch
 from emoreg import Reasoning
 from emoreg.reading.scope import positions
 from tests import tiny
-from tests.test_scope import drawn
+from tests.reading.test_scope import drawn
 
 THINK = Reasoning((90, 91), (95, 96))
 

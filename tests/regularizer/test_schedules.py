@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from emoreg import Hinge, Regularizer, RegularizerCallback, Target, default_penalties
-from emoreg.regularizer.schedules import ClosedLoop, constant, cosine, linear
 from emoreg.reading.statistics import Statistics
+from emoreg.regularizer.schedules import ClosedLoop, constant, cosine, linear
 from tests.support import padded, random_vectors, sft_trainer, uneven_rows
 
 

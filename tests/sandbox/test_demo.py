@@ -10,7 +10,7 @@ from emoreg import EmotionVectors
 from emoreg.sandbox.organism import load
 from tests.tracking import wandb_file
 
-PROGRAM = "from pathlib import Path; from emoreg.sandbox.demo import run; run(Path('out'), steps=12, replies=20)"
+PROGRAM = "from pathlib import Path; from emoreg.sandbox import run_demo; run_demo(Path('out'), steps=12, replies=20)"
 
 
 def test_what_the_demo_prints_and_leaves_behind(tmp_path):

@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
-from emoreg.corpus.shipped import emotions
 from emoreg.corpus.rules import banned_words
+from emoreg.corpus.shipped import emotions
 from emoreg.stories import TOPICS, plan
 from emoreg.stories.prompts import tokens
 from tests import tiny

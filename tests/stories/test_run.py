@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from emoreg.corpus.shipped import Emotion
+from emoreg.corpus import read_corpus, read_texts
 from emoreg.corpus.rules import banned_words
-from emoreg.extraction import read_corpus, read_texts
+from emoreg.corpus.shipped import Emotion
 from emoreg.sandbox import organism
 from emoreg.stories import Item, Sampling, Settings, Transformers, plan, write
 from tests import tiny

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from emoreg import Anchor, Band, EmotionVectors, Hinge, Regularizer, RegularizerCallback
-from emoreg.model.blocks import unwrap
+from emoreg.model.wrappers import unwrap
 from tests.support import KeepGradients, gradients, random_vectors
 from tests.trainers.cases import Case, Text
 

@@ -9,8 +9,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from emoreg import Hinge, Regularizer, RegularizerCallback, default_penalties
 from emoreg.reading.statistics import FIGURES
-from tests.tracking import wandb_file
 from tests.support import EMOTIONS, padded, random_vectors, sft_trainer, uneven_rows
+from tests.tracking import wandb_file
 
 
 def train(model, tokenizer, tmp_path, penalties, vectors=None, gradient_every=10, **options):

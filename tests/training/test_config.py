@@ -3,8 +3,8 @@
 import pytest
 
 from emoreg import Hinge, Reasoning, Target
-from emoreg.training.config import RegularizerConfig
 from emoreg.regularizer.regularizer import Regularizer
+from emoreg.training.config import RegularizerConfig
 from tests import tiny
 from tests.support import random_vectors
 

@@ -10,7 +10,7 @@ from torch import nn
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from emoreg import Anchor, Band, EmotionReward, Hinge
-from emoreg.model.blocks import unwrap
+from emoreg.model.wrappers import unwrap
 from tests import tiny
 from tests.support import QUIET, random_vectors
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from emoreg import EmotionVectors
-from emoreg.extraction import LabelledText, extract, read_corpus
+from emoreg.corpus import LabelledText, read_corpus
+from emoreg.extraction import extract
 from emoreg.sandbox import data
 from emoreg.sandbox.organism import load
 from emoreg.validation import Rise, dose_response, page, validate

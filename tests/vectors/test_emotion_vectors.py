@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from transformers import LlamaForCausalLM
 
 from emoreg import EmotionVectors, files
-from emoreg.vectors.provenance import sample_weights
 from emoreg.model.blocks import decoder_blocks
+from emoreg.vectors.provenance import sample_weights
 from tests.support import random_vectors
 
 

@@ -21,8 +21,8 @@ from wandb.proto import wandb_internal_pb2
 from emoreg import EmotionVectors
 from emoreg.cli import app
 from emoreg.vectors.publishing import FILE, load_artifact, log_artifact, model_card, pull_from_hub, push_to_hub
-from tests.tracking import wandb_file
 from tests.support import random_vectors
+from tests.tracking import wandb_file
 
 COMMIT = "c" * 40
 VERDICT = {"calm": {"layers": [1, 2], "why": "held-out AUC of 0.93"}, "<sad>": {"layers": [], "why": "words"}}

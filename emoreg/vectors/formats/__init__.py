@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from emoreg import checks
-from emoreg.extraction import Directions
+from emoreg.vectors import Directions
 from emoreg.vectors.formats.gguf import read_gguf, write_gguf
 from emoreg.vectors.formats.persona import read_persona
 from emoreg.vectors.formats.svec import read_svec

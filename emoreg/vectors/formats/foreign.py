@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from emoreg import checks
-from emoreg.extraction.directions import Directions
+from emoreg.vectors import Directions
 
 LARGEST = 2**30
 """Bytes. The directions of a model of 405 B take 8 MB; what is larger than this is a model, or a mistake."""

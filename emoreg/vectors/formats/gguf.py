@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 
 from emoreg import checks, files
-from emoreg.extraction.directions import Directions
+from emoreg.vectors import Directions, EmotionVectors
 from emoreg.vectors.formats.foreign import contents, directions_of
-from emoreg.vectors.emotion_vectors import EmotionVectors
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from emoreg.extraction.directions import Directions
+from emoreg.vectors import Directions
 from emoreg.vectors.formats.foreign import contents, directions_of
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from emoreg.extraction.directions import Directions
+from emoreg.vectors import Directions
 from emoreg.vectors.formats.foreign import contents, directions_of
 
 

@@ -13,9 +13,9 @@ import torch
 from emoreg import EmotionVectors
 from emoreg.vectors.formats import read_directions, write_gguf
 from tests import tiny
+from tests.support import random_vectors
 from tests.vectors.formats.foreign import ibm_svec, persona_pt, repeng_gguf
 from tests.vectors.formats.test_persona import Bomb
-from tests.support import random_vectors
 
 EACH = 60
 HUGE = (2**31 - 1, 2**32 - 1, 2**40, 2**63 - 1, 2**64 - 1)

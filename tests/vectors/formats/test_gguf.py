@@ -10,10 +10,10 @@ import torch
 
 from emoreg import EmotionVectors
 from emoreg.extraction import calibrate
+from emoreg.model.hooks import hook_blocks, steer
 from emoreg.vectors.formats import read_directions, read_gguf, write_gguf
-from emoreg.model.blocks import hook_blocks, steer
-from tests.vectors.formats.foreign import as_llama_cpp, generator_gguf, repeng_gguf
 from tests.support import random_vectors
+from tests.vectors.formats.foreign import as_llama_cpp, generator_gguf, repeng_gguf
 
 NEUTRAL = ["The shop opens at nine and closes at five.", "The list has four lines, and the last one is empty."]
 

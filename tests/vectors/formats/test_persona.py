@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from emoreg.model.hooks import hook_blocks
 from emoreg.vectors.formats import read_directions, read_persona
-from emoreg.model.blocks import hook_blocks
 from tests.vectors.formats.foreign import persona_pt
 
 STATES = torch.arange(1.0, 41).reshape(5, 8)  # embeddings and 4 blocks

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from emoreg.model.hooks import hook_blocks
 from emoreg.vectors.formats import read_directions, read_svec
-from emoreg.model.blocks import hook_blocks
 from tests.vectors.formats.foreign import ibm_svec
 
 
