@@ -2,6 +2,7 @@
 
 from emoreg.reading.batch import branched, per_pass, standard
 from emoreg.reading.projection import project, standardise
+from emoreg.reading.read import readings, z_of
 from emoreg.reading.reader import Pass, Reader
 from emoreg.reading.reasoning import Reasoning
 from emoreg.reading.reference import Reference
@@ -23,9 +24,11 @@ __all__ = [
     "per_pass",
     "positions",
     "project",
+    "readings",
     "rows",
     "standard",
     "standardise",
     "to_text",
     "tokens",
+    "z_of",
 ]
