@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from emoreg.reading.batch import branched, per_pass, standard
-from emoreg.reading.scope import n_sequences, positions, rows
+from emoreg.reading.scope import n_sequences, positions, sequences
 
 IDS = torch.arange(4, 16).view(4, 3)
 MASK = torch.ones_like(IDS)
@@ -40,15 +40,15 @@ class TestStandard:
 class TestRows:
     def test_pairs(self):
         batch = branched({"input_ids": IDS, "labels": IDS}, 2)
-        assert rows("completion", batch).tolist() == [True, True, False, False]
-        assert rows("rejected:all", batch).tolist() == [False, False, True, True]
-        assert rows("both:last:2", batch).tolist() == [True] * 4
+        assert sequences("completion", batch).tolist() == [True, True, False, False]
+        assert sequences("rejected:all", batch).tolist() == [False, False, True, True]
+        assert sequences("both:last:2", batch).tolist() == [True] * 4
         assert [n_sequences(s, batch).item() for s in ("all", "rejected:all", "both:all")] == [2, 2, 4]
 
     def test_judgements(self):
         batch = {"input_ids": IDS, "labels": IDS, "desirable": torch.tensor([True, False, False, True])}
-        assert rows("completion", batch).tolist() == [True, False, False, True]
-        assert rows("undesirable:completion", batch).tolist() == [False, True, True, False]
+        assert sequences("completion", batch).tolist() == [True, False, False, True]
+        assert sequences("undesirable:completion", batch).tolist() == [False, True, True, False]
         # A mean over all of them, as KTO's own: how many are desirable depends on the cut.
         assert [n_sequences(s, batch).item() for s in ("all", "undesirable:all", "both:all")] == [4, 4, 4]
 
