@@ -4,6 +4,7 @@ from emoreg.reading.as_text import from_text, to_text
 from emoreg.reading.batch import per_pass
 from emoreg.reading.gradients import GradientNorms, gradient_norms
 from emoreg.reading.projection import project, standardise
+from emoreg.reading.read import readings, z_of
 from emoreg.reading.reader import Pass, Reader
 from emoreg.reading.reasoning import Reasoning
 from emoreg.reading.reference import Reference
@@ -28,6 +29,8 @@ __all__ = [
     "per_pass",
     "positions",
     "project",
+    "readings",
     "standardise",
     "to_text",
+    "z_of",
 ]
