@@ -93,6 +93,18 @@ SCHEDULE = bad(
      Target("sad", at_most=0.1), Target("desparate", at_most=0.1), Target, {"linear": 10}],
     lambda value: value is None,
 )  # fmt: skip
+TARGET = bad(
+    [
+        Target("sad", at_most=0.1),
+        Target("desparate", at_most=0.1),
+        Target,
+        "desperate",
+        0.5,
+        linear(2),
+        {"at_most": 0.1},
+    ],
+    lambda value: value is None,
+)
 TOKENS = bad(
     [(), [], (1.5,), ("<think>",), "<think>", (None,), (-1,), 7, ((1,),), (True,), {1: 2}, np.array([])],
     lambda value: isinstance(value, list | tuple) and bool(value) and all(type(v) is int and v >= 0 for v in value),

@@ -40,7 +40,7 @@ def test_no_value_is_read_on_the_host_between_logs(name, reads, tmp_path):
     model = case.model()
     trainer = now["trainer"] = case.trainer(model, tmp_path, max_steps=6, logging_steps=3, learning_rate=1e-3)
     penalties = [*default_penalties(), Band("calm"), Hinge("sad", scope="last:2")]
-    regularizer = Regularizer(random_vectors(model), penalties, schedule=Target("desperate", above_base=0.1))
+    regularizer = Regularizer(random_vectors(model), penalties, target=Target("desperate", above_base=0.1))
     trainer.add_callback(RegularizerCallback(trainer, regularizer, gradient_every=1))
     trainer.train()
     # Before the first optimizer step the term is proven, once; then come the logs, after steps 3 and 6.
