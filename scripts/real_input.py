@@ -28,8 +28,8 @@ from trl import SFTConfig, SFTTrainer
 from emoreg import Anchor, Band, EmotionVectors, Hinge, Regularizer, RegularizerCallback, default_penalties
 from emoreg.corpus import LabelledText, read_corpus, read_texts
 from emoreg.extraction import extract, held_out_auc
-from emoreg.model import evaluating, run_to
-from emoreg.reading import project, standardise
+from emoreg.model import evaluating
+from emoreg.reading import z_of
 from emoreg.regularizer import Penalty
 
 POSITIVE, NEGATIVE = "desperate", "calm"
@@ -100,24 +100,16 @@ def train(
     return tuned
 
 
-@torch.no_grad()
 def mean_z(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, vectors: EmotionVectors, texts: Sequence[str]
 ) -> np.ndarray:
     """Mean over texts of their mean token z along the base's desperate direction, at each layer."""
-    chosen = vectors.select([POSITIVE])
-    z: dict[int, list[float]] = {layer: [] for layer in chosen.layers}
-
-    def read(layer: int, hidden_BTD: torch.Tensor) -> None:
-        row = chosen.layers.index(layer)
-        _, readings_BTK = project(hidden_BTD.cpu(), chosen.directions[row], 0)
-        z[layer].append(standardise(readings_BTK, chosen.mean[row], chosen.std[row])[0, 1:].mean().item())
-
-    with evaluating(model):
-        for text in texts:
-            ids = tokenizer(text, return_tensors="pt", truncation=True)["input_ids"]
-            run_to(model, chosen.layers, read, input_ids=ids.to(model.device))
-    return np.array([np.mean(z[layer]) for layer in chosen.layers])
+    chosen, found = vectors.select([POSITIVE]), []
+    for text in texts:
+        batch = tokenizer(text, return_tensors="pt", truncation=True)
+        z_L1T1 = z_of(model, chosen, batch["input_ids"], batch["attention_mask"])
+        found.append([z_1T1[0, 1:].mean().item() for z_1T1 in z_L1T1])
+    return np.mean(found, axis=0)
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
@@ -19,8 +19,8 @@ from emoreg.extraction.moments import Moments
 from emoreg.extraction.shards import Shards
 from emoreg.extraction.stream import Batch, stream_moments
 from emoreg.extraction.tokens import Tokens, tokenise
-from emoreg.model import check_layers, depth, evaluating, input_device, run_to, unwrap, width
-from emoreg.reading import project
+from emoreg.model import check_layers, depth, input_device, unwrap, width
+from emoreg.reading import readings
 from emoreg.vectors import (
     Directions,
     EmotionVectors,
@@ -144,7 +144,8 @@ def calibrated(
     masks = [_readable(text)[:reference_tokens] for text in references]
     ids_NT, mask_NT = pad_sequence(kept, batch_first=True), pad_sequence(masks, batch_first=True)
     present_NT = pad_sequence([torch.ones_like(ids).bool() for ids in kept], batch_first=True)
-    reference_NTLK = (_readings(model, layers, ids_NT, present_NT, directions_LKD) - mean_LK) / std_LK
+    reading_NTLK = torch.stack(readings(model, layers, directions_LKD, ids_NT, present_NT), dim=2)
+    reference_NTLK = (reading_NTLK - mean_LK) / std_LK
     mean_LK, std_LK, reference_NTLK = (ranks.from_first(x, device) for x in (mean_LK, std_LK, reference_NTLK))
     inner = unwrap(model)
     return EmotionVectors(
@@ -179,25 +180,6 @@ def with_neutral(vectors: EmotionVectors, neutral: Sequence[str]) -> EmotionVect
     hashed = text_hash([provenance.corpus_hash, *neutral])
     counts = provenance.counts | {"neutral": len(neutral)}
     return replace(vectors, provenance=replace(provenance, corpus_hash=hashed, counts=counts))
-
-
-def _readings(
-    model: nn.Module,
-    layers: Sequence[int],
-    ids_NT: Int[Tensor, "N T"],
-    attention_NT: Bool[Tensor, "N T"],
-    directions_LKD: Float[Tensor, "L K D"],
-) -> Float[Tensor, "N T L K"]:
-    """Readings of a few texts at every token."""
-    found, device = [], input_device(model)
-
-    def read(layer: int, hidden_NTD: Tensor) -> None:
-        directions_KD = directions_LKD[layers.index(layer)].to(hidden_NTD.device)
-        found.append(project(hidden_NTD, directions_KD, 0)[1].cpu())
-
-    with evaluating(model):
-        run_to(model, layers, read, input_ids=ids_NT.to(device), attention_mask=attention_NT.long().to(device))
-    return torch.stack(found, dim=2)
 
 
 def _readable(text: Tokens) -> Bool[Tensor, " T"]:

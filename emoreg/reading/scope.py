@@ -18,6 +18,9 @@ Scope = str | Callable[[Mapping[str, Tensor]], Tensor]
 """``completion``, ``prompt``, ``all``, ``last:k``, ``reply_start``, or a function from the batch to a (B, T) mask such
 as `emoreg.Reasoning`. A name may follow ``chosen:``, ``rejected:``, ``desirable:``, ``undesirable:`` or ``both:``."""
 
+IGNORE = -100
+"""The label of a token that no loss is taken on."""
+
 _NAMED = ("completion", "prompt", "all", "reply_start")
 _LAST = re.compile(r"last:([1-9]\d{0,8})")
 # Which of a preference trainer's sequences count: the batch's entry that says so, and the value that it must have.
@@ -78,7 +81,7 @@ def tokens(scope: Scope, inputs: Mapping[str, Tensor]) -> Bool[Tensor, "B T"]:
     if labels is None or labels.shape != shape:
         got = f"has only {', '.join(inputs)}" if labels is None else f"has labels of shape {tuple(labels.shape)}"
         raise ValueError(f"scope {scope!r} needs a label for every token, and the batch {got}; use 'all'")
-    completion = (labels != -100) & counts
+    completion = (labels != IGNORE) & counts
     if name == "completion":
         return completion
     if name == "prompt":

@@ -72,8 +72,8 @@ class Term(Monitor):
         and the schedule's factor. Anchors join once per optimizer step.
 
         Args:
-            inputs: the batch that the model was given, where a scope needs more than the model's own arguments; as
-                `emoreg.reading.standard` names things.
+            inputs: the batch that the model was given, where a scope needs more than the model's own arguments:
+                ``labels`` (B, T), ``branch`` or ``desirable`` (B,).
             step: optimizer step, counted from 0; by default every call is a step.
             scale: by default each penalty is a mean over the positions in its scope. A loop that accumulates gradients
                 says here what it divides its own loss by, so that how a batch is cut does not matter.

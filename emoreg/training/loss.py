@@ -10,7 +10,8 @@ from torch import Tensor
 from transformers import Trainer
 
 from emoreg.regularizer import Term
-from emoreg.training.trainers import backward_apart, batch_of, is_scaled, scale_of
+from emoreg.training.batches import batch_of
+from emoreg.training.trainers import backward_apart, is_scaled, scale_of
 
 
 class TermInLoss:

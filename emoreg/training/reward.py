@@ -6,7 +6,7 @@ the policy learns from the score as from any other reward.
 Shapes: B completions of a chunk, T positions, D width, L layers, K emotions.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from emoreg.model import evaluating, learns_prompt, run_to
-from emoreg.reading import Scope, Scoped, Statistics, project, standardise
+from emoreg.model import learns_prompt
+from emoreg.reading import Scope, Scoped, Statistics, z_of
 from emoreg.regularizer import Anchor, Band, Hinge, Penalty, Regularizer, sums_over_scope, thresholds
 from emoreg.vectors import EmotionVectors
 
@@ -131,11 +131,12 @@ class EmotionReward:
         statistics = Statistics(self.vectors.emotions, self.vectors.layers, self._thresholds, device)
         chunks = []
         # Trainers autocast inside the model's forward, which a pass through the blocks alone does not enter.
-        with evaluating(trainer.model), trainer.accelerator.autocast():
+        with trainer.accelerator.autocast():
             for first in range(0, len(prompts), self.batch_size):
                 chunk = slice(first, first + self.batch_size)
                 batch = Scoped(_batch(prompt_ids[chunk], completion_ids[chunk], device))
-                z_LBTK = self._read(batch.inputs)
+                ids, attention = batch.inputs["input_ids"], batch.inputs["attention_mask"]
+                z_LBTK = z_of(trainer.model, self.vectors, ids, attention)
                 statistics.update(z_LBTK, batch.positions(self.scope))
                 chunks.append(self._score(z_LBTK, batch))
         rewards = torch.cat(chunks).cpu()
@@ -147,19 +148,6 @@ class EmotionReward:
         if log_metric is not None:
             self._log(statistics, log_metric)
         return rewards.tolist()
-
-    def _read(self, batch: Mapping[str, Tensor]) -> list[Float[Tensor, "B T K"]]:
-        vectors, ids = self.vectors, batch["input_ids"]
-        z_LBTK = []
-
-        def visit(layer: int, hidden_BTD: Tensor) -> None:
-            row, device = vectors.layers.index(layer), hidden_BTD.device
-            readings_BTK = project(hidden_BTD, vectors.directions[row].to(device), 0)[1]
-            z_BTK = standardise(readings_BTK, vectors.mean[row].to(device), vectors.std[row].to(device))
-            z_LBTK.append(z_BTK.to(ids.device))
-
-        run_to(self._trainer.model, vectors.layers, visit, input_ids=ids, attention_mask=batch["attention_mask"])
-        return z_LBTK
 
     def _score(self, z_LBTK: Sequence[Tensor], batch: Scoped) -> Float[Tensor, " B"]:
         of_penalties = []

@@ -12,8 +12,8 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from emoreg.model import backbone, evaluating, gathered, input_device, is_sharded, run_to, steer, unwrap, width
-from emoreg.reading import project, standardise
+from emoreg.model import backbone, evaluating, gathered, input_device, is_sharded, steer, unwrap, width
+from emoreg.reading import z_of
 from emoreg.validation.scores import spearman
 from emoreg.vectors import EmotionVectors
 
@@ -132,12 +132,5 @@ def mean_z(
     model: nn.Module, vectors: EmotionVectors, emotion: str, layer: int, ids_NT: Int[Tensor, "N T"], begin: int
 ) -> float:
     """Mean z of one emotion at one layer over the texts' positions from ``begin`` on."""
-    chosen, found = vectors.select([emotion], [layer]), []
-
-    def read(_layer: int, hidden_NTD: Tensor) -> None:
-        _, readings_NTK = project(hidden_NTD.cpu(), chosen.directions[0], 0)
-        found.append(standardise(readings_NTK, chosen.mean[0], chosen.std[0]))
-
-    with evaluating(model):
-        run_to(model, [layer], read, input_ids=ids_NT, attention_mask=torch.ones_like(ids_NT))
-    return float(found[0][:, begin:].mean())
+    (z_NT1,) = z_of(model, vectors.select([emotion], [layer]), ids_NT, torch.ones_like(ids_NT))
+    return float(z_NT1[:, begin:].mean())

@@ -142,6 +142,29 @@ class EmotionVectors:
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(self.emotions)}"
         raise ValueError(f"unknown emotion {emotion!r}; {hint}")
 
+    def trusted(self, emotion: str) -> tuple[int, ...]:
+        """The layers, of these vectors, at which validation found that an emotion's direction may be trusted.
+
+        Returns:
+            Block numbers, ascending; none if validation trusts no layer.
+
+        Raises:
+            ValueError: for an unknown emotion, or one that nobody has validated.
+        """
+        self.index(emotion)
+        if self.validation is None:
+            raise ValueError(
+                f"nobody has validated these vectors, so no layer of {emotion!r} is known to be trusted; run `emoreg "
+                "validate` on their file, or name layers"
+            )
+        verdict = self.validation["verdict"]
+        if emotion not in verdict:
+            raise ValueError(
+                f"{emotion!r} was not validated, for want of texts; known: {', '.join(verdict)}. Run `emoreg validate` "
+                "on texts of it, or name layers"
+            )
+        return tuple(layer for layer in verdict[emotion]["layers"] if layer in self.layers)
+
     def select(self, emotions: Sequence[str] | None = None, layers: Sequence[int] | None = None) -> "EmotionVectors":
         """The same vectors with only the given emotions (in the order given) and layers.
 

@@ -10,7 +10,7 @@ from trl import DPOTrainer, GRPOTrainer, SFTTrainer
 
 from emoreg import Band, Hinge, Regularizer, RegularizerCallback, default_penalties
 from emoreg.reading.scope import positions, sequences
-from emoreg.training.trainers import batch_of
+from emoreg.training.batches import batch_of
 from tests import tiny
 from tests.support import random_vectors, sft_trainer, uneven_rows
 from tests.trainers.cases import CASES, GOOD, PROMPTS, masked_rows

@@ -206,6 +206,39 @@ class TestSelect:
             vectors.select(layers=[7])
 
 
+class TestTrusted:
+    """The layers of validation's verdict."""
+
+    @pytest.fixture
+    def judged(self, vectors):
+        verdict = {"desperate": {"layers": [1, 2], "why": "it passes"}, "calm": {"layers": [], "why": "words"}}
+        return dataclasses.replace(vectors, validation={"verdict": verdict})
+
+    def test_those_that_validation_trusts(self, judged):
+        assert judged.trusted("desperate") == (1, 2)
+
+    def test_none_where_it_trusts_none(self, judged):
+        assert judged.trusted("calm") == ()
+
+    def test_only_those_that_were_selected(self, judged):
+        assert judged.select(layers=[2, 3]).trusted("desperate") == (2,)
+
+    def test_after_a_file(self, judged, tmp_path):
+        assert EmotionVectors.load(judged.save(tmp_path / "v")).trusted("desperate") == (1, 2)
+
+    def test_vectors_that_nobody_has_validated(self, vectors):
+        with pytest.raises(ValueError, match="nobody has validated these vectors.* run `emoreg validate`"):
+            vectors.trusted("desperate")
+
+    def test_an_emotion_that_had_no_texts(self, judged):
+        with pytest.raises(ValueError, match="'sad' was not validated, for want of texts; known: desperate, calm"):
+            judged.trusted("sad")
+
+    def test_an_unknown_emotion(self, judged):
+        with pytest.raises(ValueError, match="unknown emotion 'desprate'; did you mean 'desperate'"):
+            judged.trusted("desprate")
+
+
 class TestCheck:
     """A model is accepted if the vectors come from it or from the base that it was tuned from."""
 
