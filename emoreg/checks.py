@@ -80,6 +80,11 @@ def function(name: str, value: Callable, of: str) -> None:
     refuse_unless(good, name, f"a function of {of} alone", value)
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, as far as it fits into another's message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def _is_whole(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 

@@ -10,8 +10,8 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from emoreg import EmotionVectors
-from emoreg.model.blocks import depth, width
-from emoreg.vectors.provenance import Provenance, config_hash, sample_weights
+from emoreg.model import depth, width
+from emoreg.vectors import Provenance, config_hash, sample_weights
 
 QUIET: dict[str, Any] = {
     "activation_checkpointing": False, "bf16": False, "use_cpu": True, "report_to": [], "disable_tqdm": True,

@@ -193,14 +193,22 @@ def export(
 @one_line_errors
 def push(
     vectors: Annotated[Path, typer.Argument(help="Vectors (.safetensors).")],
-    repo_id: Annotated[str, typer.Argument(help="A repository on the Hugging Face Hub, as user/name.")],
+    name: Annotated[
+        str, typer.Argument(help="A repository on the Hugging Face Hub, as user/name; or an artifact, as project/name.")
+    ],
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    wandb: Annotated[bool, typer.Option("--wandb", help="Log an artifact to Weights & Biases instead.")] = False,
 ) -> None:
-    """Upload vectors, with a model card, to the Hugging Face Hub. Log in with `hf auth login` first."""
-    from emoreg import EmotionVectors
-    from emoreg.vectors import push_to_hub
+    """Upload vectors, with a model card, to the Hugging Face Hub. Log in with `hf auth login` first.
 
-    print(push_to_hub(EmotionVectors.load(vectors), repo_id, private=private or None))
+    Example: `emoreg push vectors/qwen3-0.6b me/qwen3-0.6b-emotions`, or
+    `emoreg push vectors/qwen3-0.6b emotions/qwen3-0.6b --wandb`
+    """
+    from emoreg import EmotionVectors
+    from emoreg.vectors import push_artifact, push_to_hub
+
+    found = EmotionVectors.load(vectors)
+    print(push_artifact(found, name) if wandb else push_to_hub(found, name, private=private or None))
 
 
 def _texts(corpus, neutral, tokenizer, text_field, emotion_field="emotion", group_field=None, trait_fields=()):

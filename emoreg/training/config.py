@@ -18,7 +18,7 @@ from emoreg.regularizer import (
     cosine,
     linear,
 )
-from emoreg.vectors import EmotionVectors
+from emoreg.vectors import EmotionVectors, find
 
 
 @dataclass
@@ -114,7 +114,7 @@ class RegularizerConfig:
         """The file's vectors, at the chosen layers."""
         layers = self.emotion_layers
         assert not isinstance(layers, str) or layers == "trusted", "__post_init__ has read it"
-        return EmotionVectors.load(self.vectors).select(layers=None if isinstance(layers, str) else layers)
+        return find(self.vectors).select(layers=None if isinstance(layers, str) else layers)
 
     def build_scope(self, tokenizer: str | None = None) -> Scope:
         """The scope by its name, or `Reasoning` between its markers."""

@@ -9,7 +9,7 @@ from transformers import Trainer
 from emoreg.reading import Scope
 from emoreg.regularizer import Penalty, Regularizer, Schedule, Target, default_penalties
 from emoreg.training.callback import RegularizerCallback
-from emoreg.vectors import EmotionVectors
+from emoreg.vectors import EmotionVectors, find
 
 
 def regularize(
@@ -55,7 +55,7 @@ def regularize(
         ValueError: for vectors that cannot be found, an emotion or layer that they do not have, or ``layers`` beside
             ``penalties``, which have layers of their own.
     """
-    found = vectors if isinstance(vectors, EmotionVectors) else EmotionVectors.load(vectors)
+    found = find(vectors)
     found.index(emotion)
     if penalties is None:
         penalties = default_penalties(emotion, scope=scope, layers=layers)

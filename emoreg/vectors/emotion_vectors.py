@@ -5,32 +5,20 @@ Shapes: L layers, K emotions, D width, N reference texts, T tokens of a referenc
 
 import difflib
 import hashlib
-import json
-import logging
-import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from emoreg import checks, files
-from emoreg.model import check_layers, depth, unwrap, width
-from emoreg.vectors.provenance import Provenance, config_hash, weight_distance
-
-logger = logging.getLogger(__name__)
-
-FORMAT = "emoreg.vectors/2"
-SUFFIX = ".safetensors"
-_FLOATS = ("directions", "separation", "mean", "std", "residual_norm", "reference_z")
-_TENSORS = (*_FLOATS, "reference_ids", "reference_mask")
-_SAMPLE = "weights/"
-# Relative distance of sampled weights: up to the first they differ by rounding, up to the second by a fine-tune.
-_ROUNDING, _FINE_TUNE = 0.005, 1.0
+from emoreg import checks
+from emoreg.vectors import storage
+from emoreg.vectors.belonging import check_model
+from emoreg.vectors.provenance import Provenance
+from emoreg.vectors.storage import FLOATS, TENSORS
 
 
 @dataclass(frozen=True)
@@ -66,7 +54,7 @@ class EmotionVectors:
     """The base model's z at each of their tokens; 0 where the mask is False."""
     provenance: Provenance
     weights: dict[str, Tensor] = field(default_factory=dict, repr=False)
-    """Sampled weights of the base model (`emoreg.vectors.provenance.sample_weights`)."""
+    """Sampled weights of the base model (`emoreg.vectors.sample_weights`)."""
     validation: dict[str, Any] | None = field(default=None, repr=False)
     """The evidence that `emoreg.validation.validate` gathered, in JSON's types; None if nobody has asked for it."""
 
@@ -79,7 +67,7 @@ class EmotionVectors:
             good = isinstance(sample, Tensor) and sample.ndim == 1 and sample.dtype == torch.float32
             checks.refuse_unless(good, f"weights[{name!r}]", "a row of fp32 values", sample)
         checks.kind("validation", self.validation, dict | None, "a dict, or None")
-        for name in _TENSORS:
+        for name in TENSORS:
             checks.kind(name, getattr(self, name), Tensor, "a tensor")
         for name, n in (("directions", 3), ("reference_ids", 2)):
             if getattr(self, name).ndim != n:
@@ -100,7 +88,7 @@ class EmotionVectors:
             raise ValueError(f"expected {n_emotions} distinct emotions, got {list(self.emotions)}")
         if len(self.layers) != n_layers or list(self.layers) != sorted(set(self.layers)):
             raise ValueError(f"expected {n_layers} distinct ascending layers, got {list(self.layers)}")
-        for name in _FLOATS:
+        for name in FLOATS:
             tensor = getattr(self, name)
             if tensor.dtype != torch.float32 or not tensor.isfinite().all():
                 raise ValueError(
@@ -125,7 +113,7 @@ class EmotionVectors:
     def fingerprint(self) -> str:
         """A hash of names, directions and calibration: the same for the same vectors."""
         digest = hashlib.sha256(repr((self.emotions, self.layers)).encode())
-        for name in _TENSORS:
+        for name in TENSORS:
             digest.update(getattr(self, name).contiguous().numpy().tobytes())
         return digest.hexdigest()
 
@@ -181,17 +169,17 @@ class EmotionVectors:
         for layer in layers:
             if layer not in self.layers:
                 raise ValueError(f"layer {layer} is out of range: these vectors have layers {list(self.layers)}")
-        rows = [self.layers.index(layer) for layer in layers]
+        at = [self.layers.index(layer) for layer in layers]
         return replace(
             self,
             emotions=emotions,
             layers=layers,
-            directions=self.directions[rows][:, k],
-            separation=self.separation[rows][:, k],
-            mean=self.mean[rows][:, k],
-            std=self.std[rows][:, k],
-            residual_norm=self.residual_norm[rows],
-            reference_z=self.reference_z[:, :, rows][..., k],
+            directions=self.directions[at][:, k],
+            separation=self.separation[at][:, k],
+            mean=self.mean[at][:, k],
+            std=self.std[at][:, k],
+            residual_norm=self.residual_norm[at],
+            reference_z=self.reference_z[:, :, at][..., k],
         )
 
     def check(self, model: nn.Module) -> None:
@@ -200,29 +188,7 @@ class EmotionVectors:
         Raises:
             ValueError: for a model of another width, depth, architecture or unrelated weights.
         """
-        made_from = f"these vectors were made from {self.provenance.model!r}"
-        if width(model) != self.width:
-            raise ValueError(f"{made_from} with width {self.width}; the model has width {width(model)}")
-        try:
-            check_layers(self.layers, depth(model))
-        except ValueError as error:
-            raise ValueError(f"{made_from}, which is deeper: {error}") from None
-        if config_hash(model) != self.provenance.config_hash:
-            raise ValueError(f"{made_from}, which has another architecture; extract vectors from the model you train")
-        embeddings = unwrap(model).get_input_embeddings().num_embeddings  # pyright: ignore
-        if int(self.reference_ids.max()) >= embeddings:
-            raise ValueError(
-                f"{made_from}; their reference_ids go up to {int(self.reference_ids.max())}, and the model has "
-                f"{embeddings} embeddings; extract vectors from the model you train"
-            )
-        distance = weight_distance(model, self.weights)
-        if not distance <= _FINE_TUNE:
-            raise ValueError(
-                f"{made_from}; this model's weights are unrelated to it (relative distance {distance:.2f}, a fine-tune "
-                f"stays below {_FINE_TUNE}); extract vectors from the model you train"
-            )
-        if distance > _ROUNDING:
-            logger.warning("%s; this model is a fine-tune of it (relative distance %.3f)", made_from, distance)
+        check_model(model, self.provenance, self.width, self.layers, self.weights, int(self.reference_ids.max()))
 
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file, whole or not at all. Adds the suffix if it is missing; returns the path.
@@ -230,20 +196,7 @@ class EmotionVectors:
         Raises:
             ValueError: if the folder does not exist or cannot be written to.
         """
-        path = _with_suffix(path)
-        tensors = {name: getattr(self, name).contiguous() for name in _TENSORS}
-        tensors |= {_SAMPLE + name: value for name, value in self.weights.items()}
-        metadata = {
-            "format": FORMAT,
-            "emotions": json.dumps(self.emotions),
-            "layers": json.dumps(self.layers),
-            "provenance": json.dumps(asdict(self.provenance)),
-            "validation": json.dumps(self.validation),
-        }
-        metadata[files.DIGEST] = files.digest(metadata, tensors)
-        with files.whole(path) as temporary:
-            save_file(tensors, temporary, metadata=metadata)
-        return path
+        return storage.save(vars(self), path)
 
     @classmethod
     def load(cls, path: str | Path) -> "EmotionVectors":
@@ -252,40 +205,4 @@ class EmotionVectors:
         Raises:
             ValueError: if the file is missing, truncated, no safetensors, not of this format, or not as it was written.
         """
-        checks.kind("path", path, str | Path, "the path of a file of vectors")
-        path = path if os.path.isfile(path) else _with_suffix(path)
-        if not os.path.isfile(path):  # unlike Path.is_file, also False for what can be no path at all
-            raise ValueError(f"no vectors at {path}; make them with `emoreg extract`")
-        metadata, tensors = files.read_safetensors(path)
-        if metadata.get("format") != FORMAT:
-            raise ValueError(
-                f"{path} is no emoreg vector file of this version: format {metadata.get('format')!r}, expected "
-                f"{FORMAT!r}; extract the vectors again"
-            )
-        weights = {name: tensor for name, tensor in tensors.items() if name.startswith(_SAMPLE)}
-        try:
-            if strange := sorted(tensors.keys() - weights.keys() - set(_TENSORS)):
-                raise ValueError(f"it holds tensors of other names: {strange}")
-            vectors = cls(
-                emotions=tuple(files.from_json("emotions", metadata["emotions"], list)),
-                layers=tuple(files.from_json("layers", metadata["layers"], list)),
-                provenance=Provenance(**files.from_json("provenance", metadata["provenance"], dict)),
-                validation=files.from_json("validation", metadata["validation"], None),
-                weights={name.removeprefix(_SAMPLE): tensor for name, tensor in weights.items()},
-                **{name: tensors[name] for name in _TENSORS},
-            )
-        except KeyError as error:
-            raise ValueError(f"{path} is a damaged emoreg vector file: it has no {error}; copy it again") from None
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path} is a damaged emoreg vector file: {error}; copy it again") from None
-        if metadata.get(files.DIGEST) != files.digest(metadata, tensors):
-            raise ValueError(
-                f"{path} is a damaged emoreg vector file: its {files.DIGEST} is not that of what it holds; copy or "
-                "extract it again"
-            )
-        return vectors
-
-
-def _with_suffix(path: str | Path) -> Path:
-    path = Path(path)
-    return path if path.suffix == SUFFIX else Path(f"{path}{SUFFIX}")
+        return storage.load(path, cls)

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from emoreg.corpus import LabelledText
 from emoreg.extraction import MomentsFitter, extract
-from emoreg.vectors.emotion_vectors import EmotionVectors
+from emoreg.vectors import EmotionVectors
 from tests.extraction.texts import MARKERS, corpus, neutral, plant, slow_extract
 
 FIELDS = ("directions", "mean", "std", "residual_norm", "reference_z")

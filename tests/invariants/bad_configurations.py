@@ -67,8 +67,8 @@ NAMES = bad(
     lambda value: value is None or (isinstance(value, list) and not value),
 )  # fmt: skip
 LAYERS = bad(
-    [[], (), [4], [-1], [0, 0], (3, 2, 3), [1.0], ["1"], [True], "01", 2, {0: 1}, {0, 1}, range(5), range(0), [[0]],
-     [None], [0, 10**30], np.array([0.5, 1.0]), np.array([0, 9]), b"\0", torch.tensor([1.5])],
+    [[], (), [4], [-1], [0, 0], (3, 2, 3), [1.0], ["1"], [True], "01", "trust", 2, {0: 1}, {0, 1}, range(5), range(0),
+     [[0]], [None], [0, 10**30], np.array([0.5, 1.0]), np.array([0, 9]), b"\0", torch.tensor([1.5])],
     lambda value: value is None or (isinstance(value, list) and all(type(v) is int and 0 <= v < 4 for v in value)
                                     and 0 < len(value) == len(set(value))),
 )  # fmt: skip
