@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from emoreg.reading import Reasoning
     from emoreg.regularizer import Anchor, Band, Hinge, Regularizer, Target, default_penalties
-    from emoreg.training import EmotionReward, RegularizerCallback, RegularizerConfig
+    from emoreg.training import EmotionReward, RegularizerCallback, RegularizerConfig, regularize
     from emoreg.vectors import EmotionVectors
 
 __all__ = [
@@ -21,12 +21,13 @@ __all__ = [
     "RegularizerConfig",
     "Target",
     "default_penalties",
+    "regularize",
 ]
 
 _FOLDERS = {
     "reading": {"Reasoning"},
     "regularizer": {"Anchor", "Band", "Hinge", "Regularizer", "Target", "default_penalties"},
-    "training": {"EmotionReward", "RegularizerCallback", "RegularizerConfig"},
+    "training": {"EmotionReward", "RegularizerCallback", "RegularizerConfig", "regularize"},
     "vectors": {"EmotionVectors"},
 }
 

@@ -31,10 +31,10 @@ def main() -> None:
     for seed in options.seeds:
         for weight in [0.0, *options.weights]:
             penalties = [Hinge("desperate", weight=weight), Anchor("desperate")] if weight else []
-            schedule = Target("desperate", at_most=options.contrast) if weight else None
+            target = Target("desperate", at_most=options.contrast) if weight else None
             with tempfile.TemporaryDirectory() as folder:
                 _, history = experiment.fine_tune(
-                    model, tokenizer, Regularizer(vectors, penalties, schedule=schedule), folder, seed=seed,
+                    model, tokenizer, Regularizer(vectors, penalties, target=target), folder, seed=seed,
                     steps=options.steps, logging_steps=LOGGING_STEPS, lr_scheduler_type="constant",
                 )  # fmt: skip
             logs = [log for log in history if "emotion/desperate/contrast" in log][-last:]

@@ -1,5 +1,6 @@
 """What every test runs under: shapes checked, no network, fixed seeds and threads."""
 
+import gc
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -28,6 +29,16 @@ from tests import tiny
 def _threads() -> None:
     """One thread: the order of sums is fixed, and at these sizes a second one only costs."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _frozen_imports() -> None:
+    """What stands when a module's tests begin, most of it libraries, is no garbage: the collector need not look at it.
+
+    accelerate collects at the end of each `Trainer.train`, which took longer than the training of a tiny model.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -1,12 +1,15 @@
 """What must be known of a Hugging Face model: wrappers, blocks, hooks, shards, and passes run for their hooks alone."""
 
 from emoreg.model.blocks import backbone, check_layers, decoder_blocks, depth, text_config, width
+from emoreg.model.counted import CountedPasses, Mode
 from emoreg.model.hooks import OnBlock, hook_blocks, steer
 from emoreg.model.passes import evaluating, run_to, run_whole
 from emoreg.model.sharded import compute_device, embeddings, gathered, input_device, is_sharded, named_weights
 from emoreg.model.wrappers import active_adapters, learns_prompt, unwrap, virtual_tokens
 
 __all__ = [
+    "CountedPasses",
+    "Mode",
     "OnBlock",
     "active_adapters",
     "backbone",

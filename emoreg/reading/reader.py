@@ -8,18 +8,19 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from inspect import signature
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from emoreg.model import active_adapters, backbone, hook_blocks, unwrap, virtual_tokens
+from emoreg.model import CountedPasses, Mode, backbone, hook_blocks, unwrap, virtual_tokens
+from emoreg.reading.gradients import GradientNorms
 from emoreg.reading.projection import project, standardise
-from emoreg.reading.statistics import Statistics
 from emoreg.vectors import EmotionVectors
 
-Mode = Literal["train", "eval", "off"]
+SEEN = ("input_ids", "attention_mask", "position_ids", "labels")
+"""Those of a model's arguments that scopes look at."""
 
 
 @dataclass
@@ -27,35 +28,23 @@ class Pass:
     """One forward pass: what the model was given, and z per layer, in the order of the vectors' layers."""
 
     inputs: dict[str, Tensor]
-    """Those of the model's tensor arguments that scopes look at: `SEEN`."""
+    """Those of the model's tensor arguments that are in `SEEN`."""
     penalised: list[Float[Tensor, "B T P"]] = field(default_factory=list)
     """With gradient."""
     all: list[Float[Tensor, "B T K"]] = field(default_factory=list)
     """Without."""
 
 
-SEEN = ("input_ids", "attention_mask", "position_ids", "labels")
-
-
 class Reader:
     """Holds the passes that count until they are taken."""
 
-    def __init__(self, vectors: EmotionVectors, model: nn.Module, n_penalised: int, statistics: Statistics):
+    def __init__(self, vectors: EmotionVectors, model: nn.Module, n_penalised: int, gradients: GradientNorms):
         self.vectors = vectors
         self.n_penalised = n_penalised
-        self.mode: Mode = "train"
-        """Which passes are read: those under grad, those without, or none. In any mode only those of the adapters that
-        were active at the start: with others, or none, the model is its own reference."""
-        self.watch_gradient = False
-        """Whether passes measure, in their backward, the term's gradient at each layer against the task's."""
-        self.watched = False
-        """Whether any has since this was last set to False."""
-        self.scaler: torch.amp.GradScaler | None = None
-        """What multiplies the loss before its backward, in fp16: measured gradients are divided by it."""
-        self._model, self._inner = model, unwrap(model)
-        self._adapters = active_adapters(model)
+        self.counted = CountedPasses(model)
+        self.gradients = gradients
+        self._inner = unwrap(model)
         self._virtual = virtual_tokens(model)
-        self._statistics = statistics
         self._constants: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         self._passes: list[Pass] = []
         self._given: dict[str, Tensor] = {}
@@ -75,16 +64,15 @@ class Reader:
             yield
 
     @contextmanager
-    def reading(self, mode: Mode, watch_gradient: bool = False) -> Iterator[None]:
+    def reading(self, mode: Mode, measure_gradient: bool = False) -> Iterator[None]:
         """Read the passes of one mode while the context is open; then go on as if they had not been."""
-        before = self.mode, self.watch_gradient, self._passes, self._given
-        self._passes, self._given = [], {}
-        self.mode, self.watch_gradient = mode, watch_gradient
-        self.watched = self.watched or watch_gradient
+        before = self.gradients.on, self._passes, self._given
+        self._passes, self._given, self.gradients.on = [], {}, measure_gradient
         try:
-            yield
+            with self.counted.during(mode):
+                yield
         finally:
-            self.mode, self.watch_gradient, self._passes, self._given = before
+            self.gradients.on, self._passes, self._given = before
 
     def take(self) -> list[Pass]:
         """The passes read since the last were taken; forgets them.
@@ -105,28 +93,28 @@ class Reader:
 
     def on_block(self, layer: int, hidden_BTD: Tensor) -> Tensor | None:
         """The hook at each layer: reads the residual stream; replaces it, if at all, by a view of itself."""
-        if not self._counts():
+        if not self.counted():
             return None
         if layer == self.vectors.layers[0]:
-            # Prompt tuning's virtual tokens come first, in all that the model is given or in some of it: no scope
-            # counts them.
-            T = hidden_BTD.shape[1] - self._virtual
-            given = {name: value[..., -T:] for name, value in self._given.items()}
-            if not {"input_ids", "attention_mask"} & given.keys():
-                given["attention_mask"] = torch.ones_like(hidden_BTD[:, -T:, 0], dtype=torch.long)
-            self._passes.append(Pass(given))
-            self._given = {}
+            self._begin(hidden_BTD)
         if not self._passes:
             raise ValueError(f"block {layer} ran before block {self.vectors.layers[0]}; emoreg cannot read this model")
-        if not (self.watch_gradient and hidden_BTD.requires_grad):
+        if not (self.gradients.on and hidden_BTD.requires_grad):
             self._read(layer, hidden_BTD)
             return None
-        # Two views part the gradients that meet at this tensor: the term's own here, and all that comes from above.
-        here, above = hidden_BTD.view_as(hidden_BTD), hidden_BTD.view_as(hidden_BTD)
-        here.register_hook(partial(self._record_gradient, "term", layer))
-        above.register_hook(partial(self._record_gradient, "task", layer))
-        self._read(layer, here)
+        for_term, above = self.gradients.part(layer, hidden_BTD)
+        self._read(layer, for_term)
         return above
+
+    def _begin(self, hidden_BTD: Tensor) -> None:
+        # Prompt tuning's virtual tokens come first, in all that the model is given or in some of it: no scope counts
+        # them.
+        T = hidden_BTD.shape[1] - self._virtual
+        given = {name: value[..., -T:] for name, value in self._given.items()}
+        if not {"input_ids", "attention_mask"} & given.keys():
+            given["attention_mask"] = torch.ones_like(hidden_BTD[:, -T:, 0], dtype=torch.long)
+        self._passes.append(Pass(given))
+        self._given = {}
 
     def _on_call(self, names: list[str], module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         given = dict(zip(names, args, strict=False)) | dict(kwargs)
@@ -138,24 +126,11 @@ class Reader:
     def _forget(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._given = {}
 
-    def _counts(self) -> bool:
-        if self.mode == "off" or torch.is_grad_enabled() != (self.mode == "train"):
-            return False
-        return active_adapters(self._model) == self._adapters
-
-    def _record_gradient(self, whose: str, layer: int, grad: Tensor) -> None:
-        norm = grad.float().norm()
-        if self.scaler is not None:
-            # Not get_scale(): it would make the host wait.
-            norm = norm / self.scaler.scale(torch.ones_like(norm))
-        # Micro-batches and ranks have positions of their own: squares add up to that of the whole batch.
-        self._statistics.count(f"gradient/{whose}/layer_{layer}", norm.square())
-
     def _read(self, layer: int, hidden_BTD: Tensor) -> None:
         if layer not in self._constants:
-            row = self.vectors.layers.index(layer)
+            at = self.vectors.layers.index(layer)
             v, device = self.vectors, hidden_BTD.device
-            self._constants[layer] = v.directions[row].to(device), v.mean[row].to(device), v.std[row].to(device)
+            self._constants[layer] = v.directions[at].to(device), v.mean[at].to(device), v.std[at].to(device)
         directions_KD, mean_K, std_K = self._constants[layer]
         P, virtual = self.n_penalised, self._virtual
         readings_BTP, readings_BTK = project(hidden_BTD, directions_KD, P)

@@ -29,7 +29,7 @@ class Reference:
         # Attention also needs what does not count (BOS): everything up to a text's last token.
         self._attention_NT = mask_NT.flip(1).cummax(1).values.flip(1).long().to(device)
         # Found on the host, once: to select by a mask on the device would wait for it.
-        self._counting = [row.nonzero()[:, 0].to(device) for row in mask_NT]
+        self._counting = [mask_T.nonzero()[:, 0].to(device) for mask_T in mask_NT]
         self._base_NTLK = vectors.reference_z.to(device)
 
         self.device = device
@@ -41,6 +41,12 @@ class Reference:
 
     def __len__(self) -> int:
         return len(self._ids_NT)
+
+    def turn(self, number: int, texts: int) -> slice:
+        """The texts whose turn it is where so many are taken at a time, one turn after the other."""
+        n = min(texts, len(self))
+        at = number % (len(self) // n) * n
+        return slice(at, at + n)
 
     def anchored(self, texts: slice) -> tuple[Float[Tensor, "n L P"], Float[Tensor, "n L P"]]:
         """z at the tokens of some texts: under the model as it is, with gradient, and under the base model."""
@@ -57,14 +63,16 @@ class Reference:
             z_NTLK = torch.stack(self._reader.take()[0].all, 2)
         return self._tokens(z_NTLK, every).mean(0)
 
-    def gradient_norm(self, row: int) -> float:
+    def gradient_norm(self, place: int) -> float:
         """Norm, at the parameters that train, of the gradient of a text's mean z at a layer; 0 if there is none.
+
+        The layer is given by its place among the vectors' layers.
 
         Taken with dropout off and past every hook on the gradients themselves, so that it leaves no trace.
         """
         first = slice(0, 1)
         with evaluating(self._model), torch.enable_grad():
-            z = self._tokens(self._penalised(first), first)[:, row].mean()
+            z = self._tokens(self._penalised(first), first)[:, place].mean()
         if not z.requires_grad:
             return 0.0
         leaves = _leaves(z)

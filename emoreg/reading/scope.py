@@ -18,10 +18,13 @@ Scope = str | Callable[[Mapping[str, Tensor]], Tensor]
 """``completion``, ``prompt``, ``all``, ``last:k``, ``reply_start``, or a function from the batch to a (B, T) mask such
 as `emoreg.Reasoning`. A name may follow ``chosen:``, ``rejected:``, ``desirable:``, ``undesirable:`` or ``both:``."""
 
+IGNORE = -100
+"""The label of a token that no loss is taken on."""
+
 _NAMED = ("completion", "prompt", "all", "reply_start")
 _LAST = re.compile(r"last:([1-9]\d{0,8})")
 # Which of a preference trainer's sequences count: the batch's entry that says so, and the value that it must have.
-_ROWS = {
+_SEQUENCES = {
     "chosen": ("branch", 0),
     "rejected": ("branch", 1),
     "desirable": ("desirable", True),
@@ -37,13 +40,13 @@ def check_scope(scope: Scope) -> None:
     if name not in _NAMED and not _LAST.fullmatch(name):
         raise ValueError(
             f"unknown scope {scope!r}; expected one of {', '.join(_NAMED)}, last:k, each perhaps after "
-            f"{', '.join(f'{rows}:' for rows in (*_ROWS, 'both'))}; or a function such as emoreg.Reasoning"
+            f"{', '.join(f'{which}:' for which in (*_SEQUENCES, 'both'))}; or a function such as emoreg.Reasoning"
         )
 
 
 def positions(scope: Scope, inputs: Mapping[str, Tensor]) -> Bool[Tensor, "B T"]:
-    """The positions of a batch that a scope selects: `tokens` of the sequences in `rows`."""
-    return tokens(scope, inputs) & rows(scope, inputs)[:, None]
+    """The positions of a batch that a scope selects: `tokens` of its `sequences`."""
+    return tokens(scope, inputs) & sequences(scope, inputs)[:, None]
 
 
 def tokens(scope: Scope, inputs: Mapping[str, Tensor]) -> Bool[Tensor, "B T"]:
@@ -78,7 +81,7 @@ def tokens(scope: Scope, inputs: Mapping[str, Tensor]) -> Bool[Tensor, "B T"]:
     if labels is None or labels.shape != shape:
         got = f"has only {', '.join(inputs)}" if labels is None else f"has labels of shape {tuple(labels.shape)}"
         raise ValueError(f"scope {scope!r} needs a label for every token, and the batch {got}; use 'all'")
-    completion = (labels != -100) & counts
+    completion = (labels != IGNORE) & counts
     if name == "completion":
         return completion
     if name == "prompt":
@@ -92,7 +95,7 @@ def tokens(scope: Scope, inputs: Mapping[str, Tensor]) -> Bool[Tensor, "B T"]:
     return completion & (_from_end(completion, starts) <= int(last[1]))
 
 
-def rows(scope: Scope, inputs: Mapping[str, Tensor]) -> Bool[Tensor, " B"]:
+def sequences(scope: Scope, inputs: Mapping[str, Tensor]) -> Bool[Tensor, " B"]:
     """The sequences that a scope selects in a batch of preferences; all of them in any other.
 
     By default the chosen ones of pairs (``inputs["branch"]`` (B,) is 0 there and 1 for the rejected, as in DPO) and the
@@ -101,7 +104,7 @@ def rows(scope: Scope, inputs: Mapping[str, Tensor]) -> Bool[Tensor, " B"]:
     Raises:
         ValueError: if the scope names sequences that this batch does not tell apart.
     """
-    key, value = _rows_of(scope, inputs)
+    key, value = _sequences_of(scope, inputs)
     if key is None:
         return torch.ones_like(like(inputs)[:, 0], dtype=torch.bool)
     if key not in inputs:
@@ -112,25 +115,44 @@ def rows(scope: Scope, inputs: Mapping[str, Tensor]) -> Bool[Tensor, " B"]:
 
 
 def n_sequences(scope: Scope, inputs: Mapping[str, Tensor]) -> Int[Tensor, ""]:
-    """Over how many sequences of a batch a mean over sequences is taken: those in `rows`, but all single judgements.
+    """Over how many sequences of a batch a mean over sequences is taken: its own, but all single judgements.
 
     Pairs hold as many of each kind, however a batch is cut; how many judgements are desirable only the data say. So
     there an undesirable one counts as 0, as in the mean that KTO itself takes over all of them.
     """
-    selected = rows(scope, inputs)
+    selected = sequences(scope, inputs)
     return (torch.ones_like(selected) if "desirable" in inputs else selected).sum()
 
 
-def _rows_of(scope: Scope, inputs: Mapping[str, Tensor]) -> tuple[str | None, int | bool]:
+def _sequences_of(scope: Scope, inputs: Mapping[str, Tensor]) -> tuple[str | None, int | bool]:
     wanted = None if callable(scope) else _split(scope)[0]
     if wanted is None:
         wanted = "chosen" if "branch" in inputs else "desirable" if "desirable" in inputs else "both"
-    return _ROWS.get(wanted, (None, 0))
+    return _SEQUENCES.get(wanted, (None, 0))
 
 
 def _split(scope: str) -> tuple[str | None, str]:
-    rows_, colon, name = scope.partition(":")
-    return (rows_, name) if colon and rows_ in (*_ROWS, "both") else (None, scope)
+    which, colon, name = scope.partition(":")
+    return (which, name) if colon and which in (*_SEQUENCES, "both") else (None, scope)
+
+
+class Scoped:
+    """One forward pass's batch, with what each scope selects of it, found once however many ask."""
+
+    def __init__(self, inputs: Mapping[str, Tensor]):
+        self.inputs = inputs
+        self._tokens: dict[str | int, Tensor] = {}
+
+    def tokens(self, scope: Scope) -> Bool[Tensor, "B T"]:
+        """`tokens` of the batch."""
+        key = scope if isinstance(scope, str) else id(scope)  # the regularizer keeps it alive
+        if key not in self._tokens:
+            self._tokens[key] = tokens(scope, self.inputs)
+        return self._tokens[key]
+
+    def positions(self, scope: Scope) -> Bool[Tensor, "B T"]:
+        """`positions` of the batch."""
+        return self.tokens(scope) & sequences(scope, self.inputs)[:, None]
 
 
 def real_and_starts(inputs: Mapping[str, Tensor]) -> tuple[Bool[Tensor, "B T"], Bool[Tensor, "B T"]]:

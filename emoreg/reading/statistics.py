@@ -1,26 +1,28 @@
 """Statistics of z while a model trains: sums, maxima and histograms on the device, brought to the host once per log.
 
-Over ranks, sums and histograms add up and maxima are compared: the figures are those of one process on the whole batch.
+Each state is declared once, in `_STATES`, with how those of several ranks become one; packing, reduction and checkpoint
+follow from that. The figures are those of one process on the whole batch.
 
 Shapes: B batch, T positions, n of both together, L layers, K emotions, Q histogram bins.
 """
 
-import base64
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from emoreg import ranks
+from emoreg.reading.as_text import from_text, to_text
 
 LOW, HIGH, BINS = -16.0, 16.0, 512
 """Histogram for p95: bins of 1/16 of a standard deviation, which bounds its error; beyond the ends, the end bin."""
 
 FIGURES = ("mean", "sd", "p95", "max", "above")
+
+_STATES = {"count": "sum", "sums": "sum", "bins": "sum", "max": "max"}
+"""Name of each state, and how those of ranks combine; ``sums`` (3, L, K) are of z, of z^2, and above the threshold."""
 
 
 class Statistics:
@@ -47,10 +49,12 @@ class Statistics:
     def reset(self) -> None:
         """Forget everything."""
         shape = (len(self.layers), len(self.emotions))
-        self._count = torch.zeros((), dtype=self._dtype, device=self._device)
-        self._sums = torch.zeros(3, *shape, dtype=self._dtype, device=self._device)  # z, z^2, above the threshold
-        self._max = torch.full(shape, -torch.inf, device=self._device)
-        self._bins = torch.zeros(shape[0], BINS, shape[1], dtype=torch.int32, device=self._device)
+        self._states = {
+            "count": torch.zeros((), dtype=self._dtype, device=self._device),
+            "sums": torch.zeros(3, *shape, dtype=self._dtype, device=self._device),
+            "bins": torch.zeros(shape[0], BINS, shape[1], dtype=torch.int32, device=self._device),
+            "max": torch.full(shape, -torch.inf, device=self._device),
+        }
         self._numbers: dict[str, tuple[Tensor, Tensor]] = {}
         self._counts: set[str] = set()
 
@@ -63,31 +67,20 @@ class Statistics:
             self.add(name, 0.0, weight=0.0)
 
     @torch.no_grad()
-    def move_to_first_rank(self) -> None:
-        """Add up the statistics of all ranks on the first, and leave none on the others; each must come by."""
-        sums, maxima = self._packed(across_ranks=True)
-        if torch.distributed.get_rank() > 0:
-            self.forget_values()
-            return
-        count, moments, bins, numbers = self._unpacked(sums)
-        for mine, everyone in ((self._count, count), (self._sums, moments), (self._bins, bins), (self._max, maxima)):
-            mine.copy_(everyone)
-        self._numbers = {name: (pair[0], pair[1]) for name, pair in zip(sorted(self._numbers), numbers, strict=True)}
-
-    @torch.no_grad()
     def update(self, z_LBTK: Sequence[Float[Tensor, "B T K"]], scope_BT: Bool[Tensor, "B T"]) -> None:
         """Add one forward pass: z at each of the L layers, of which the positions in scope count."""
-        self._count += scope_BT.sum()
+        states = self._states
+        states["count"] += scope_BT.sum()
         inside_n1 = scope_BT.flatten()[:, None]
         outside_n1, weight_n1 = ~inside_n1, inside_n1.to(torch.int32)
         found = [
             self._add_layer(bins_QK, z_BTK.to(self._device).flatten(0, 1), outside_n1, weight_n1)
-            for bins_QK, z_BTK in zip(self._bins, z_LBTK, strict=True)
+            for bins_QK, z_BTK in zip(states["bins"], z_LBTK, strict=True)
         ]
         # All layers at once: on an accelerator an addition of K numbers costs what one of a whole layer does.
-        totals, norms, above, maxima = (torch.stack(rows) for rows in zip(*found, strict=True))
-        self._sums += torch.stack([totals, norms.square(), above])
-        self._max = torch.maximum(self._max, maxima)
+        totals, norms, above, maxima = (torch.stack(of_layers) for of_layers in zip(*found, strict=True))
+        states["sums"] += torch.stack([totals, norms.square(), above])
+        states["max"] = torch.maximum(states["max"], maxima)
 
     def _add_layer(
         self, bins_QK: Tensor, z_nK: Tensor, outside_n1: Tensor, weight_n1: Tensor
@@ -122,9 +115,9 @@ class Statistics:
     @torch.no_grad()
     def mean(self, across_ranks: bool = False) -> Float[Tensor, "L K"]:
         """Mean z since the last `reset`, left on the device; NaN if no position was in scope."""
-        sums = torch.cat([self._sums[0].flatten(), self._count[None]])
+        sums = torch.cat([self._states["sums"][0].flatten(), self._states["count"][None]])
         sums = ranks.sum_over(sums) if across_ranks else sums
-        return (sums[:-1] / sums[-1]).view_as(self._max)
+        return (sums[:-1] / sums[-1]).view_as(self._states["max"])
 
     @torch.no_grad()
     def read(self, across_ranks: bool = False) -> tuple[dict[str, Float[Tensor, "L K"]], dict[str, float]]:
@@ -137,60 +130,51 @@ class Statistics:
         Returns:
             Each of `FIGURES` as an (L, K) table, empty if no position was in scope; and each named number.
         """
-        sums, maxima = self._packed(across_ranks)
-        count, moments, bins, numbers = self._unpacked(sums)
-        tables = torch.stack([*moments, maxima, self._p95(bins)])
-        found = torch.cat([count[None], tables.flatten(), numbers.flatten()]).cpu()
-        count, rest = found[0], found[1 : 1 + tables.numel()].view(tables.shape)
+        states, numbers = self._combined(across_ranks)
+        tables = torch.stack([*states["sums"], states["max"], _p95(states["bins"])])
+        found = torch.cat([states["count"][None], tables.flatten(), numbers.flatten()]).cpu()
+        count, of_tables, of_numbers = found[0], found[1 : 1 + tables.numel()], found[1 + tables.numel() :]
         means = {}
-        for name, (total, weight) in zip(
-            sorted(self._numbers), found[1 + tables.numel() :].view(-1, 2).tolist(), strict=True
-        ):
+        for name, (total, weight) in zip(sorted(self._numbers), of_numbers.view(-1, 2).tolist(), strict=True):
             means[name] = total if name in self._counts else total / weight if weight else 0.0
         if count == 0:
             return {}, means
-        mean, square, above = rest[:3] / count
+        *sums, maxima, p95 = of_tables.view(tables.shape)
+        mean, square, above = torch.stack(sums) / count
         # A NaN variance must stay one: clamp keeps it, and whoever logs can see it.
         sd = (square - mean.square()).clamp(min=0).sqrt()
-        return dict(zip(FIGURES, (mean, sd, rest[4], rest[3], above), strict=True)), means
+        return dict(zip(FIGURES, (mean, sd, p95, maxima, above), strict=True)), means
 
-    def _packed(self, across_ranks: bool) -> tuple[Tensor, Tensor]:
-        """All sums in one row, and the maxima."""
+    @torch.no_grad()
+    def move_to_first_rank(self) -> None:
+        """Combine the statistics of all ranks on the first and leave none on the others; every rank must call this."""
+        states, numbers = self._combined(across_ranks=True)
+        if ranks.rank() > 0:
+            self.forget_values()
+            return
+        for name, value in states.items():
+            self._states[name].copy_(value)
+        self._numbers = {name: (pair[0], pair[1]) for name, pair in zip(sorted(self._numbers), numbers, strict=True)}
+
+    def _combined(self, across_ranks: bool) -> tuple[dict[str, Tensor], Float[Tensor, "numbers 2"]]:
+        """Every state, in one dtype, and total and weight of each named number; of all ranks by one reduction."""
         pairs = [value for name in sorted(self._numbers) for value in self._numbers[name]]  # so on every rank
-        parts = [self._count, self._sums, self._bins, *pairs]
-        sums, maxima = torch.cat([part.flatten().to(self._dtype) for part in parts]), self._max.to(self._dtype)
+        parts = {how: [self._states[name] for name in _STATES if _STATES[name] == how] for how in ("sum", "max")}
+        parts["sum"] += pairs
+        flat = {how: torch.cat([value.flatten().to(self._dtype) for value in of]) for how, of in parts.items()}
         if across_ranks:
-            sums, flat = ranks.sum_and_max_over(sums, maxima.flatten())
-            maxima = flat.view_as(maxima)
-        return sums, maxima
-
-    def _unpacked(self, sums: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Count, sums, histograms, and a row of total and weight for each named number."""
-        sizes = [1, self._sums.numel(), self._bins.numel(), 2 * len(self._numbers)]
-        count, moments, bins, numbers = sums.split(sizes)
-        return count[0], moments.view_as(self._sums), bins.view(self._bins.shape), numbers.view(-1, 2)
-
-    def _p95(self, bins_LQK: Float[Tensor, "L Q K"]) -> Float[Tensor, "L K"]:
-        cumulative = bins_LQK.cumsum(1)
-        wanted = 0.95 * cumulative[:, -1:]
-        first = (cumulative < wanted).sum(1, keepdim=True).clamp(max=BINS - 1)
-        inside = bins_LQK.gather(1, first)
-        before = cumulative.gather(1, first) - inside
-        part = ((wanted - before) / inside.clamp(min=1)).clamp(0, 1)
-        return (LOW + (first + part) * ((HIGH - LOW) / BINS)).squeeze(1)
-
-    def _number(self, value: float) -> Tensor:
-        return torch.tensor(value, dtype=self._dtype, device=self._device)
+            flat["sum"], flat["max"] = ranks.sum_and_max_over(flat["sum"], flat["max"])
+        states = {}
+        for name, how in _STATES.items():
+            state = self._states[name]
+            states[name], flat[how] = flat[how][: state.numel()].view(state.shape), flat[how][state.numel() :]
+        return states, flat["sum"].view(-1, 2)
 
     def state(self) -> dict[str, Any]:
         """Everything since the last `reset`, exactly, as JSON can hold it."""
-        tensors = {"count": self._count, "sums": self._sums, "max": self._max, "bins": self._bins}
         numbers = {name: [value.item() for value in pair] for name, pair in self._numbers.items()}
-        return {
-            "numbers": numbers,
-            "counts": sorted(self._counts),
-            **{name: to_text(value) for name, value in tensors.items()},
-        }
+        texts = {name: to_text(value) for name, value in self._states.items()}
+        return {"numbers": numbers, "counts": sorted(self._counts), **texts}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state`.
@@ -198,7 +182,7 @@ class Statistics:
         Raises:
             ValueError: if it is of other emotions or layers.
         """
-        for name, now in (("count", self._count), ("sums", self._sums), ("max", self._max), ("bins", self._bins)):
+        for name, now in self._states.items():
             then = from_text(state[name])
             if then.shape != now.shape:
                 raise ValueError(
@@ -211,16 +195,15 @@ class Statistics:
         }
         self._counts = set(state["counts"])
 
-
-def to_text(value: Tensor) -> str:
-    """A tensor as a line of text, exactly; histograms, mostly zero, shrink to little."""
-    array = value.detach().cpu().numpy()
-    packed = base64.b64encode(zlib.compress(array.tobytes())).decode()
-    return f"{array.dtype.name} {'x'.join(map(str, array.shape))} {packed}"
+    def _number(self, value: float) -> Tensor:
+        return torch.tensor(value, dtype=self._dtype, device=self._device)
 
 
-def from_text(text: str) -> Tensor:
-    """The tensor of `to_text`."""
-    dtype, shape, packed = text.split(" ")
-    array = np.frombuffer(zlib.decompress(base64.b64decode(packed)), dtype=dtype)
-    return torch.from_numpy(array.reshape([int(n) for n in shape.split("x") if n]).copy())
+def _p95(bins_LQK: Float[Tensor, "L Q K"]) -> Float[Tensor, "L K"]:
+    cumulative = bins_LQK.cumsum(1)
+    wanted = 0.95 * cumulative[:, -1:]
+    first = (cumulative < wanted).sum(1, keepdim=True).clamp(max=BINS - 1)
+    inside = bins_LQK.gather(1, first)
+    before = cumulative.gather(1, first) - inside
+    part = ((wanted - before) / inside.clamp(min=1)).clamp(0, 1)
+    return (LOW + (first + part) * ((HIGH - LOW) / BINS)).squeeze(1)

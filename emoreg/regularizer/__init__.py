@@ -1,9 +1,10 @@
 """Penalties, schedules and targets, and the term that they make on one model. Knows no trainer."""
 
-from emoreg.regularizer.parts import Scale
 from emoreg.regularizer.penalties import Anchor, Band, Hinge, Penalty, default_penalties, thresholds
 from emoreg.regularizer.regularizer import Regularizer
-from emoreg.regularizer.schedules import Schedule, Target, check_steps, constant, cosine, linear
+from emoreg.regularizer.schedules import Schedule, check_steps, constant, cosine, linear
+from emoreg.regularizer.scoped import Scale, sums_over_scope
+from emoreg.regularizer.target import Target
 from emoreg.regularizer.term import Term
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "cosine",
     "default_penalties",
     "linear",
+    "sums_over_scope",
     "thresholds",
 ]

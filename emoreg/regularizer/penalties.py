@@ -7,6 +7,7 @@ means the same on a model of 6 blocks and of 80.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -21,14 +22,19 @@ class _Penalty:
     emotion: str = field(kw_only=False)
     weight: float
     """Factor on the mean penalty, as it joins the loss."""
-    layers: Sequence[int] | None = None
-    """Blocks that it acts on; all blocks of the vectors by default."""
+    layers: Sequence[int] | Literal["trusted"] | None = None
+    """Blocks that it acts on; all blocks of the vectors by default, or those that `emoreg validate` trusts."""
 
     def __post_init__(self):
         checks.text("emotion", self.emotion)
         checks.number("weight", self.weight, 0.0)
-        if self.layers is not None:
+        if self.layers is not None and not (isinstance(self.layers, str) and self.layers == "trusted"):
             checks.layers("layers", self.layers)
+
+    def places(self, layers: Sequence[int]) -> list[int]:
+        """Where its layers are among those of a set of vectors."""
+        assert self.layers != "trusted", "Regularizer looks up which these are"
+        return [layers.index(layer) for layer in (layers if self.layers is None else self.layers)]
 
     @property
     def name(self) -> str:
@@ -38,7 +44,11 @@ class _Penalty:
 
 @dataclass(frozen=True, kw_only=True)
 class Hinge(_Penalty):
-    """One-sided: ``max(0, z - threshold)^2``. Nothing below the threshold, so calm text is left alone."""
+    """One-sided: ``max(0, z - threshold)^2``, nothing below the threshold.
+
+    z is 0 where the base model reads neutral text on average, so about half of all neutral tokens lie above the default
+    threshold too, if not far: what is squared there is small.
+    """
 
     weight: float = 0.05
     threshold: float = 0.0
@@ -103,17 +113,26 @@ class Anchor(_Penalty):
 Penalty = Hinge | Band | Anchor
 
 
-def default_penalties(emotion: str = "desperate", hinge: float = 0.05, anchor: float = 0.3) -> list[Penalty]:
+def default_penalties(
+    emotion: str = "desperate",
+    hinge: float = 0.05,
+    anchor: float = 0.3,
+    *,
+    scope: Scope = "completion",
+    layers: Sequence[int] | Literal["trusted"] | None = None,
+) -> list[Penalty]:
     """The set that the sandbox experiments settled on: an anchored hinge at every block (``docs/sandbox.md``).
 
     Args:
         emotion: the emotion to keep down.
         hinge: weight of the `Hinge`.
         anchor: weight of the `Anchor`.
+        scope: of the `Hinge`.
+        layers: blocks that both act on; all blocks of the vectors by default.
     """
     checks.number("hinge", hinge, 0.0)
     checks.number("anchor", anchor, 0.0)
-    return [Hinge(emotion, weight=hinge), Anchor(emotion, weight=anchor)]
+    return [Hinge(emotion, weight=hinge, scope=scope, layers=layers), Anchor(emotion, weight=anchor, layers=layers)]
 
 
 def thresholds(penalties: Sequence[Penalty], emotions: Sequence[str]) -> list[float]:

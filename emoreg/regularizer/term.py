@@ -9,16 +9,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from emoreg import checks, ranks
-from emoreg.model import compute_device
-from emoreg.reading import Pass, Reader, Reference, Scope, Statistics, per_pass, positions, tokens
-from emoreg.regularizer.parts import Gate, Scale, anchored, over_scope
-from emoreg.regularizer.penalties import Anchor, Band, Hinge, Penalty, thresholds
-from emoreg.regularizer.schedules import ClosedLoop, Schedule, Target
+from emoreg import checks
+from emoreg.reading import Pass, Scope, Scoped
+from emoreg.regularizer.guard import Gate
+from emoreg.regularizer.monitor import Monitor
+from emoreg.regularizer.penalties import Anchor, Band, Hinge, Penalty
+from emoreg.regularizer.schedules import Schedule
+from emoreg.regularizer.scoped import Scale, over_reference, over_scope
+from emoreg.regularizer.target import ClosedLoop, Target
+from emoreg.tracking import Record
 from emoreg.vectors import EmotionVectors
 
 
-class Term:
+class Term(Monitor):
     """A regularizer on one model: turns the forward passes made under grad into a loss term and statistics."""
 
     def __init__(
@@ -28,40 +31,40 @@ class Term:
         penalties: Sequence[Penalty],
         *,
         scope: Scope,
-        schedule: Schedule | Target,
+        schedule: Schedule,
+        target: Target | None,
         non_finite: Literal["stop", "skip"],
     ):
         """
-        Args:
-            model: the model, to be hooked by `Reader.hooked`.
-            vectors: those that belong to it, the penalised emotions first.
-            penalties: over its forward passes and, if anchors, over the vectors' reference texts.
-            scope: the positions that the statistics are taken over.
-            schedule: optimizer step to a factor on every weight, or a target.
-            non_finite: what a later part that is not finite does.
+        Args are those of `Monitor`, and:
+            schedule: optimizer step to a factor on every weight, where there is no target.
+            target: for which the weights are sought.
         """
-        device = compute_device(model)
-        self.vectors, self.penalties, self.scope = vectors, tuple(penalties), scope
-        self.schedule, self.non_finite = schedule, non_finite
-        edges = thresholds(penalties, vectors.emotions)
-        self.statistics = Statistics(vectors.emotions, vectors.layers, edges, device)
-        self.eval_statistics = Statistics(vectors.emotions, vectors.layers, edges, device)
-        n_penalised = len({penalty.emotion for penalty in penalties})
-        self.reader = Reader(vectors, model, n_penalised, self.statistics)
-        self.reference = Reference(vectors, model, self.reader)
-        self.loop = ClosedLoop(schedule) if isinstance(schedule, Target) else None
-        self._device = device
-        self._step = -1
-        self._in_step: dict[str, Tensor] = {}
-        self._tried = self._proven = False
-        self._watched: Tensor | None = torch.zeros((), dtype=torch.long, device=device)
-        """Positions in the statistics' scope, until the first step is through."""
-        self._open = False
-        self.across_ranks = False
-        """Whether every rank of a distributed run has this term and comes by at each `close_step` and log."""
+        super().__init__(model, vectors, penalties, scope=scope, non_finite=non_finite)
+        self.schedule = schedule
+        self.loop = None if target is None else ClosedLoop(target)
+        self._step, self._open = -1, False
+        self._anchors_apart = False
+
+    def prepare(self, *, distributed: bool, scaler: torch.amp.GradScaler | None, anchors_apart: bool) -> None:
+        """What a trainer says before its first step. From then on only passes inside `reading` count.
+
+        Args:
+            distributed: whether every rank of a run has this term and calls it at each step and log.
+            scaler: what multiplies the loss before its backward, in fp16.
+            anchors_apart: whether `anchors` is called at each step, and has a backward of its own: for engines that
+                take one graph through the weights at a time (DDP, FSDP, DeepSpeed). `loss` then leaves anchors out.
+        """
+        self._distributed, self._gradients.scaler, self._anchors_apart = distributed, scaler, anchors_apart
+        self.reader.counted.mode = "off"
 
     def loss(
-        self, inputs: Mapping[str, Any] | None = None, *, step: int | None = None, scale: Scale | None = None
+        self,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        step: int | None = None,
+        scale: Scale | None = None,
+        last: bool | None = None,
     ) -> Tensor:
         """The term for the forward passes made since the last call: a scalar to add to their task loss.
 
@@ -69,41 +72,40 @@ class Term:
         and the schedule's factor. Anchors join once per optimizer step.
 
         Args:
-            inputs: the batch that the model was given, where a scope needs more than the model's own arguments; as
-                `emoreg.reading.batch.standard` names things.
+            inputs: the batch that the model was given, where a scope needs more than the model's own arguments:
+                ``labels`` (B, T), ``branch`` or ``desirable`` (B,).
             step: optimizer step, counted from 0; by default every call is a step.
             scale: by default each penalty is a mean over the positions in its scope. A loop that accumulates gradients
                 says here what it divides its own loss by, so that how a batch is cut does not matter.
+            last: whether this is the step's last call; by default it is where every call is a step, and else the step
+                ends when the next begins.
 
         Raises:
             ValueError: if no pass was made under grad since the last call, or its scopes cannot be told; and at the
-                first step with a weight, if a scope is empty, or a part has no gradient or is not finite.
+                first step with a weight, if a scope is empty, or a penalty has no gradient or is not finite.
         """
         scale = Scale() if scale is None else scale
-        every_call, step = step is None, self._step + 1 if step is None else step
-        anchors = self.anchors(step, once=scale.once)
+        last = step is None if last is None else last
+        step = self._step + 1 if step is None else step
+        added = [torch.zeros((), device=self._device)]
+        if not self._anchors_apart:
+            added.append(self.anchors(step, once=scale.once))
         passes = self.reader.take()
-        batches = per_pass([one.inputs for one in passes], inputs or {})
-        self._watch(self.statistics, passes, batches)
-        if self._watched is not None:
-            self._watched = self._watched + torch.stack([tokens(self.scope, batch).sum() for batch in batches]).sum()
-        parts = [anchors]
+        batches = self._keep(self.statistics, passes, inputs)
         for penalty in self.penalties:
             weight = penalty.weight * self._factor(penalty, step)
             self.statistics.add(f"{penalty.name}/weight", weight)
             # At weight 0 nothing is computed: 0 times a penalty that is not finite would not be 0.
             if weight and not isinstance(penalty, Anchor):
-                self._tried = True
-                parts.append(self._over_scope(penalty, weight, passes, batches, scale))
-        if every_call:
-            self.close_step()
-        return torch.stack(parts).sum()
+                added.append(self._over_scope(penalty, weight, passes, batches, scale))
+        if last:
+            self._close_step()
+        return torch.stack(added).sum()
 
     def anchors(self, step: int, *, once: Tensor | float = 1.0) -> Tensor:
         """What anchors add to an optimizer step: a scalar at the first call with that step, then 0.
 
-        `loss` adds it, unless this was called before. A loop whose engine can have one graph through the weights at a
-        time (DDP, FSDP, DeepSpeed) calls it before its forward pass, and gives it a backward of its own.
+        `loss` calls it, unless `prepare` was told that they have a backward of their own.
 
         Args:
             step: as for `loss`.
@@ -112,67 +114,26 @@ class Term:
         Raises:
             ValueError: at the first step with a weight, if an anchor has no gradient or is not finite.
         """
-        parts = [torch.zeros((), device=self._device)]
+        added = [torch.zeros((), device=self._device)]
         if step == self._step:
-            return parts[0]
-        self.close_step()
+            return added[0]
+        self._close_step()
         self._step, self._open = step, True
         for penalty in self.penalties:
             weight = penalty.weight * self._factor(penalty, step)
             if weight and isinstance(penalty, Anchor) and step % penalty.every == 0:
-                self._tried = True
-                parts.append(self._anchored(penalty, weight * once, step))
-        return torch.stack(parts).sum()
+                added.append(self._over_reference(penalty, weight * once, step))
+        return torch.stack(added).sum()
 
-    def observe(self, inputs: Mapping[str, Any] | None = None) -> None:
-        """Count the forward pass just made, under the reader's mode "eval", among the evaluation's statistics."""
-        passes = self.reader.take()
-        if len(passes) > 1 and inputs and "input_ids" in inputs:
-            # A trainer may look at other texts too, as KTO does: the batch itself is meant.
-            batch = inputs["input_ids"].data_ptr()
-            passes = [one for one in passes if one.inputs["input_ids"].data_ptr() == batch] or passes
-        self._watch(self.eval_statistics, passes[:1], per_pass([passes[0].inputs], inputs or {}))
-
-    def close_step(self) -> None:
-        """Call once an optimizer step's last micro-batch is in `loss`, which does so itself when it sees a new step.
-
-        Raises:
-            ValueError: at the first step, if no position was in a penalty's scope, or in that of the statistics.
-        """
-        if not self._open:
-            return
-        self._open = False
-        if self._watched is not None:
-            self._refuse_empty(f"the regularizer's scope {self.scope!r}", self._watched)
-            if self.loop is not None and self.loop.base is None:
-                self.loop.keep_base(self.statistics, self.across_ranks)
-            self._watched = None
-        if self._tried and not self._proven:
-            for name, count in self._in_step.items():
-                self._refuse_empty(f"the scope of {name}", count)
-            self._proven = True
-        # Counted here and judged by whoever reads the statistics: looking at it now would make the host wait.
-        for name, count in self._in_step.items():
-            self.statistics.add(f"{name}/empty_steps", count == 0)
-        self._in_step = {}
-        for name in ("task", "term"):
-            self.statistics.add(name, 0.0, weight=1.0)
-        if self.reader.watched:
-            self.statistics.count("gradient/steps", 1.0)
-            self.reader.watched = False
-
-    def record(self, task: Tensor, term: Tensor) -> None:
-        """Note what a micro-batch adds to its optimizer step's loss, by the task and by the term."""
-        self.statistics.add("task", task, weight=0.0)
-        self.statistics.add("term", term, weight=0.0)
-
-    def _refuse_empty(self, whose: str, count: Tensor) -> None:
-        count = ranks.sum_over(count) if self.across_ranks else count
-        if count == 0:
-            raise ValueError(
-                f"{whose} selects no position of the first step's batches; check the data set's labels (or completion "
-                "mask), or choose another scope"
-            )
+    def report(self, of: Literal["train", "eval"] = "train") -> Record:
+        """As `Monitor.report`. Where a target is sought, a report of training moves the weights."""
+        record = super().report(of)
+        if of == "train" and record.tables and self.loop is not None and self.loop.base is not None:
+            k = self.vectors.index(self.loop.target.emotion)
+            base = (self.loop.base.cpu() - self.reference.base)[:, k].mean().item()
+            found = self.loop.update(record.tables["contrast"][:, k].mean().item(), base, record.numbers["task"])
+            record.numbers.update({f"target/{name}": value for name, value in found.items()})
+        return record
 
     def prove_gradient(self) -> None:
         """Check, on a reference text, that the lowest penalised layer's z has a gradient at parameters that train.
@@ -183,32 +144,50 @@ class Term:
         Raises:
             ValueError: if there is no such gradient, or it is zero or not finite.
         """
-        rows = [row for p in self.penalties if p.weight for row in self._rows(p)]
-        if not rows:
+        places = [at for penalty in self.penalties if penalty.weight for at in penalty.places(self.vectors.layers)]
+        if not places:
             return
-        norm = self.reference.gradient_norm(min(rows))
-        if not 0 < norm < float("inf"):
-            layer = self.vectors.layers[min(rows)]
-            if norm:
-                raise ValueError(
-                    f"the gradient of layer {layer}, the lowest that a penalty acts on, is not finite at the "
-                    f"parameters that train (norm {norm:g}); the model's weights hold NaN or inf"
-                )
+        norm, layer = self.reference.gradient_norm(min(places)), self.vectors.layers[min(places)]
+        if not norm:
             raise ValueError(
                 f"the penalties have no gradient from layer {layer}, the lowest that they act on: no parameter that "
                 "trains lies at or below it; train (or put adapters on) such a block, or give them higher layers"
             )
+        if not norm < float("inf"):
+            raise ValueError(
+                f"the gradient of layer {layer}, the lowest that a penalty acts on, is not finite at the "
+                f"parameters that train (norm {norm:g}); the model's weights hold NaN or inf"
+            )
 
-    def _watch(self, statistics: Statistics, passes: Sequence[Pass], batches: Sequence[Mapping[str, Tensor]]) -> None:
-        for one, batch in zip(passes, batches, strict=True):
-            inside_BT = positions(self.scope, batch)
-            if self.non_finite == "skip":
-                inside_BT = inside_BT & torch.stack([z.to(self._device).isfinite().all(-1) for z in one.all]).all(0)
-            statistics.update(one.all, inside_BT)
+    def state(self) -> dict[str, Any]:
+        """As `Monitor.state`."""
+        return {**super().state(), "loop": None if self.loop is None else self.loop.state()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """As `Monitor.load_state`.
+
+        Raises:
+            ValueError: also if it is of a run with a `Target` where this has none, or the other way round.
+        """
+        if (state["loop"] is None) != (self.loop is None):
+            raise ValueError(
+                f"the checkpoint is of a run {'with' if state['loop'] else 'without'} a Target, and this regularizer "
+                f"has {'none' if self.loop is None else 'one'}; resume with the target that the run began with"
+            )
+        super().load_state(state)
+        if self.loop is not None:
+            self.loop.load_state(state["loop"], self._device)
+
+    def _close_step(self) -> None:
+        if not self._open:
+            return
+        self._open = False
+        super()._close_step()
+        if self.loop is not None and self.loop.base is None:
+            self.loop.base = self.statistics.mean(self._distributed)
 
     def _factor(self, penalty: Penalty, step: int) -> float:
         if self.loop is None:
-            assert not isinstance(self.schedule, Target)
             factor = self.schedule(step)
             checks.number(f"what schedule gives for step {step}", factor, 0.0)
             return factor
@@ -220,63 +199,18 @@ class Term:
         penalty: Hinge | Band,
         weight: float,
         passes: Sequence[Pass],
-        batches: Sequence[Mapping[str, Tensor]],
+        batches: Sequence[Scoped],
         scale: Scale,
     ) -> Tensor:
-        gate, k, layers = Gate(), self.vectors.index(penalty.emotion), self._rows(penalty)
-        z_LBT = [gate.on(torch.stack([one.penalised[r][..., k].to(self._device) for r in layers])) for one in passes]
-        part = over_scope(penalty, z_LBT, batches, scale)
-        self._in_step[penalty.name] = self._in_step.get(penalty.name, 0) + part.everywhere
-        return self._gated(penalty, weight * part.value, part.total, part.inside, gate)
+        gate, k, places = Gate(), self.vectors.index(penalty.emotion), penalty.places(self.vectors.layers)
+        z_LBT = [gate.on(torch.stack([one.penalised[at][..., k].to(self._device) for at in places])) for one in passes]
+        scoped = over_scope(penalty, z_LBT, batches, scale)
+        self._guard.count(penalty, scoped)
+        return self._guard.join(penalty, weight * scoped.value, gate, scoped.total, scoped.inside)
 
-    def _anchored(self, anchor: Anchor, weight: Tensor | float, step: int) -> Tensor:
-        n = min(anchor.texts, len(self.reference))
-        turn = step // anchor.every % (len(self.reference) // n)
-        gate, k, layers = Gate(), self.vectors.index(anchor.emotion), self._rows(anchor)
-        z_nLP, base_nLP = self.reference.anchored(slice(turn * n, turn * n + n))
-        z_Ln, base_Ln = (torch.stack([z[:, row, k] for row in layers]) for z in (z_nLP, base_nLP))
-        part = anchored(anchor, gate.on(z_Ln), base_Ln)
-        return self._gated(anchor, weight * part, part.detach() / anchor.every, torch.ones_like(part), gate)
-
-    def _gated(self, penalty: Penalty, part: Tensor, total: Tensor, count: Tensor, gate: Gate) -> Tensor:
-        finite = gate.close_unless_finite(part)
-        self.statistics.add(f"{penalty.name}/penalty", torch.where(gate.open, total, 0.0), count * gate.open)
-        if self._proven:
-            self.statistics.count("skipped", ~gate.open)
-            return finite
-        # In the first step only: a term that cannot train must stop the run, not go along silently.
-        if not part.requires_grad:
-            raise ValueError(
-                f"{penalty.name} has no gradient: no trainable parameter lies at or below its layers; "
-                "train (or put adapters on) blocks at or below them, or choose higher layers"
-            )
-        if not gate.open:
-            raise ValueError(
-                f"{penalty.name} is {part.item()} at its first step; the model's weights or vectors are not finite"
-            )
-        return finite
-
-    def _rows(self, penalty: Penalty) -> list[int]:
-        layers = self.vectors.layers
-        return [layers.index(layer) for layer in (layers if penalty.layers is None else penalty.layers)]
-
-    def state(self) -> dict[str, Any]:
-        """What it takes to go on from a checkpoint, as JSON can hold it."""
-        loop = None if self.loop is None else self.loop.state()
-        return {"statistics": self.statistics.state(), "loop": loop, "proven": self._proven}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from a `state`, before the first step.
-
-        Raises:
-            ValueError: if it is of other emotions or layers, or of a run with a `Target` where this has none.
-        """
-        if (state["loop"] is None) != (self.loop is None):
-            raise ValueError(
-                f"the checkpoint is of a run {'with' if state['loop'] else 'without'} a Target, and this regularizer "
-                f"has {'none' if self.loop is None else 'one'}; resume with the schedule that the run began with"
-            )
-        self.statistics.load_state(state["statistics"])
-        if self.loop is not None:
-            self.loop.load_state(state["loop"], self.statistics)
-        self._proven = state["proven"]
+    def _over_reference(self, anchor: Anchor, weight: Tensor | float, step: int) -> Tensor:
+        gate, k, places = Gate(), self.vectors.index(anchor.emotion), anchor.places(self.vectors.layers)
+        z_nLP, base_nLP = self.reference.anchored(self.reference.turn(step // anchor.every, anchor.texts))
+        z_Ln, base_Ln = (torch.stack([z[:, at, k] for at in places]) for z in (z_nLP, base_nLP))
+        value = over_reference(anchor, gate.on(z_Ln), base_Ln)
+        return self._guard.join(anchor, weight * value, gate, value.detach() / anchor.every)

@@ -142,10 +142,10 @@ def _evaluate(model: LlamaForCausalLM, vectors: EmotionVectors, rows: Sequence[d
                 [torch.ones(len(row["input_ids"])) for row in rows[first : first + 50]], batch_first=True
             )
             batch = {"input_ids": ids, "attention_mask": real.long(), "labels": ids.masked_fill(completion == 0, -100)}
-            with term.reader.reading("eval"):
+            with term.reading("eval"):
                 loss = model(**batch).loss
                 term.observe(batch)
             n = int((batch["labels"][:, 1:] != -100).sum())
             total, count = total + float(loss) * n, count + n
-        tables, _ = term.eval_statistics.read()
-    return total / count, tables["mean"].mean(0)
+        record = term.report("eval")
+    return total / count, record.tables["mean"].mean(0)

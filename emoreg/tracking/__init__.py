@@ -1,7 +1,6 @@
-"""What a term found, under the flat names that trainers log."""
+"""What a term found: a record of it, and the flat names under which trainers log it."""
 
-from emoreg.tracking.metrics import term_metrics
+from emoreg.tracking.names import flat, is_ours, shown_on_console
+from emoreg.tracking.record import Record
 
-__all__ = [
-    "term_metrics",
-]
+__all__ = ["Record", "flat", "is_ours", "shown_on_console"]

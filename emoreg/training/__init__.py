@@ -2,10 +2,7 @@
 
 from emoreg.training.callback import RegularizerCallback
 from emoreg.training.config import RegularizerConfig
+from emoreg.training.regularize import regularize
 from emoreg.training.reward import EmotionReward
 
-__all__ = [
-    "EmotionReward",
-    "RegularizerCallback",
-    "RegularizerConfig",
-]
+__all__ = ["EmotionReward", "RegularizerCallback", "RegularizerConfig", "regularize"]

@@ -4,14 +4,11 @@ A `TrainerCallback` cannot change the loss, so the trainer's own `compute_loss` 
 then goes through its scaling (accumulation, GradScaler, DeepSpeed) like the task loss does.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import wraps
 from typing import Any
 
-import torch
-from accelerate.utils import DistributedType
-from torch import Tensor
 from transformers import (
     PrinterCallback,
     ProgressCallback,
@@ -26,9 +23,11 @@ from transformers.trainer_callback import ExportableState
 
 from emoreg import checks, ranks
 from emoreg.regularizer import Regularizer, Term
-from emoreg.tracking import term_metrics
 from emoreg.training.faults import naming_a_lost_rank, offline_if_unreachable
-from emoreg.training.trainers import backward_apart, batch_of, check_engine, is_scaled, scale_of
+from emoreg.training.log import FiguresInLog
+from emoreg.training.loss import TermInLoss
+from emoreg.training.replaced import replaced
+from emoreg.training.trainers import check_engine
 
 
 class RegularizerCallback(TrainerCallback, ExportableState):
@@ -67,9 +66,9 @@ class RegularizerCallback(TrainerCallback, ExportableState):
         self.gradient_every = gradient_every
         self._attached = ExitStack()
         self._term: Term | None = None
-        self._computed = False
+        self._loss: TermInLoss | None = None
         # `on_train_end` is not called when training ends in an exception; this is.
-        self._unguard_train: Callable[[], None] | None = _replace(trainer, "train", self._guarding_train)
+        self._unguard_train: Callable[[], None] | None = replaced(trainer, "train", self._guarding_train)
 
     # ---- the trainer's events ----
 
@@ -82,28 +81,26 @@ class RegularizerCallback(TrainerCallback, ExportableState):
             self._restore(state)
             if self.trainer.accelerator.num_processes > 1:
                 self._same_on_all_ranks()
-                self._term.across_ranks = True
             if self.trainer.accelerator.process_index > 0:
                 # A checkpoint holds the first rank's: to be added up once.
                 self._term.statistics.forget_values()
-            self._term.reader.mode = "off"
-            self._term.reader.scaler = self.trainer.accelerator.scaler
-            stack.callback(_replace(self.trainer, "compute_loss", self._computing_loss))
-            stack.callback(_replace(self.trainer, "log", self._logging))
-            stack.callback(_replace(self.trainer, "_save_checkpoint", self._saving))
+            self._loss = TermInLoss(self.trainer, self._term, self.gradient_every)
+            stack.callback(replaced(self.trainer, "compute_loss", self._loss.wrap))
+            figures = FiguresInLog(self.trainer, self._term)
+            stack.callback(replaced(self.trainer, "log", figures.in_log))
+            stack.callback(replaced(self.trainer, "_save_checkpoint", figures.before_saving))
             for callback in self.trainer.callback_handler.callbacks:
                 if isinstance(callback, PrinterCallback | ProgressCallback):
-                    stack.callback(_replace(callback, "on_log", self._printing))
+                    stack.callback(replaced(callback, "on_log", figures.on_console))
             if self._unguard_train is None:  # a second run: too late to guard the whole of it
-                stack.callback(_replace(self.trainer, "training_step", self._guarding_step))
+                stack.callback(replaced(self.trainer, "training_step", self._guarding_step))
             self._attached = stack.pop_all()
-        self._computed = False
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ):
         """Before any weight moves: refuse a trainer whose training step goes round `compute_loss`."""
-        if not self._computed:
+        if self._loss is None or not self._loss.computed:
             raise ValueError(
                 f"{type(self.trainer).__name__} makes its training step without calling compute_loss, so no term can "
                 "join its loss; use a trainer that does, or Regularizer.attach in a loop of your own"
@@ -125,7 +122,7 @@ class RegularizerCallback(TrainerCallback, ExportableState):
     def detach(self) -> None:
         """Take every hook and wrapper off the model and the trainer. Harmless when there are none."""
         self._attached.close()
-        self._term = None
+        self._term = self._loss = None
 
     # ---- its state in the trainer's checkpoint ----
 
@@ -159,19 +156,10 @@ class RegularizerCallback(TrainerCallback, ExportableState):
         def guarded(*args: Any, **kwargs: Any):
             stack = ExitStack()
             try:
-                if self not in self.trainer.callback_handler.callbacks:
-                    raise ValueError(
-                        "this RegularizerCallback is not among the trainer's callbacks, so the run would have no term; "
-                        "call trainer.add_callback(callback) before trainer.train()"
-                    )
-                if self.trainer.args.restore_callback_states_from_checkpoint:
-                    raise ValueError(
-                        "restore_callback_states_from_checkpoint=True has the trainer build its callbacks anew, which "
-                        "cannot be done to this one; leave it False: RegularizerCallback restores its own state"
-                    )
+                self._check_callbacks()
                 for callback in self.trainer.callback_handler.callbacks:
                     if isinstance(callback, WandbCallback):
-                        stack.callback(_replace(callback, "setup", offline_if_unreachable))
+                        stack.callback(replaced(callback, "setup", offline_if_unreachable))
                 with naming_a_lost_rank(self.trainer):
                     return train(*args, **kwargs)
             finally:
@@ -194,96 +182,14 @@ class RegularizerCallback(TrainerCallback, ExportableState):
 
         return guarded
 
-    def _computing_loss(self, compute_loss: Callable) -> Callable:
-        @wraps(compute_loss)
-        def with_term(model: torch.nn.Module, inputs: Mapping[str, Any], *args: Any, **kwargs: Any):
-            term = self._term
-            assert term is not None
-            batch = batch_of(self.trainer, inputs)  # now: trainers take entries out
-            training = torch.is_grad_enabled()
-            step = self.trainer.state.global_step
-            watch = training and bool(term.penalties) and step % self.gradient_every == 0
-            num_items = kwargs.get("num_items_in_batch")
-            anchors = self._anchor(term, step) if training else None
-            with term.reader.reading("train" if training else "eval", watch):
-                result = compute_loss(model, inputs, *args, **kwargs)
-                if anchors is None:
-                    term.observe(batch)
-                    return result
-                loss, *outputs = result if isinstance(result, tuple) else (result,)
-                # Trainers autocast inside the model's forward; what the term runs beside it must match.
-                with self.trainer.accelerator.autocast():
-                    scale = scale_of(self.trainer, batch, num_items)
-                    added = term.loss(batch, step=step, scale=scale) + anchors * scale.once
-                # Before its backward, in which DeepSpeed moves the weights.
-                if self.trainer.accelerator.sync_gradients:
-                    term.close_step()
-            self._record(term, loss, added, num_items)
-            self._computed = True
-            loss = loss + added if added.requires_grad else loss
-            return (loss, *outputs) if isinstance(result, tuple) else loss
-
-        return with_term
-
-    def _anchor(self, term: Term, step: int) -> Tensor:
-        """Over several processes, the gradient of the anchors; returns their value, without it."""
-        accelerator = self.trainer.accelerator
-        if accelerator.distributed_type == DistributedType.NO:
-            return torch.zeros((), device=accelerator.device)
-        with accelerator.autocast():
-            anchors = term.anchors(step)
-        if anchors.requires_grad:
-            backward_apart(self.trainer, anchors)
-        return anchors.detach()
-
-    def _record(self, term: Term, loss: Tensor, added: Tensor, num_items: Tensor | int | None) -> None:
-        accumulation = self.trainer.current_gradient_accumulation_steps
-        share = 1.0 if is_scaled(self.trainer, num_items) else 1 / accumulation
-        term.record(loss.detach() * share, added.detach() * share)
-
-    def _logging(self, log: Callable) -> Callable:
-        @wraps(log)
-        def with_metrics(logs: dict[str, float], *args: Any, **kwargs: Any):
-            assert self._term is not None
-            with self.trainer.accelerator.autocast():
-                logs.update(term_metrics(self._term, training=self.trainer.model.training))  # pyright: ignore
-            return log(logs, *args, **kwargs)
-
-        return with_metrics
-
-    def _saving(self, save_checkpoint: Callable) -> Callable:
-        @wraps(save_checkpoint)
-        def with_all_ranks(*args: Any, **kwargs: Any):
-            assert self._term is not None
-            if self._term.across_ranks:
-                # What is saved is the first rank's.
-                self._term.statistics.move_to_first_rank()
-            return save_checkpoint(*args, **kwargs)
-
-        return with_all_ranks
-
-    def _printing(self, on_log: Callable) -> Callable:
-        # The history and the reporters get every figure; a console line has room for a few.
-        shown = {f"emotion/{penalty.emotion}/contrast" for penalty in self.regularizer.penalties} | {"emoreg/share"}
-
-        @wraps(on_log)
-        def brief(args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any):
-            ours = [name for name in logs or {} if name.removeprefix("eval_").startswith(("emotion/", "emoreg/"))]
-            kept = {name: value for name, value in (logs or {}).items() if name not in ours or name in shown}
-            return on_log(args, state, control, logs=kept, **kwargs)
-
-        return brief
-
-
-def _replace(owner: object, name: str, wrap: Callable[[Callable], Callable]) -> Callable[[], None]:
-    """Put ``wrap(method)`` on one object in its method's place; returns what undoes it."""
-    before = vars(owner).get(name)
-    setattr(owner, name, wrap(getattr(owner, name)))
-
-    def restore() -> None:
-        if before is None:
-            vars(owner).pop(name, None)
-        else:
-            setattr(owner, name, before)
-
-    return restore
+    def _check_callbacks(self) -> None:
+        if self not in self.trainer.callback_handler.callbacks:
+            raise ValueError(
+                "this RegularizerCallback is not among the trainer's callbacks, so the run would have no term; "
+                "call trainer.add_callback(callback) before trainer.train()"
+            )
+        if self.trainer.args.restore_callback_states_from_checkpoint:
+            raise ValueError(
+                "restore_callback_states_from_checkpoint=True has the trainer build its callbacks anew, which "
+                "cannot be done to this one; leave it False: RegularizerCallback restores its own state"
+            )

@@ -10,7 +10,6 @@ from emoreg.reading import Reasoning, Scope
 from emoreg.regularizer import (
     Anchor,
     Hinge,
-    Penalty,
     Regularizer,
     Schedule,
     Target,
@@ -19,16 +18,21 @@ from emoreg.regularizer import (
     cosine,
     linear,
 )
-from emoreg.vectors import EmotionVectors
+from emoreg.vectors import EmotionVectors, find
 
 
 @dataclass
 class RegularizerConfig:
     """Options of a `Regularizer` for training scripts. `build` makes it."""
 
-    vectors: str = field(metadata={"help": "File of emotion vectors, from `emoreg extract`."})
+    vectors: str = field(
+        metadata={"help": "Emotion vectors: a file (from `emoreg extract`), a hub id, or wandb: and an artifact."}
+    )
     emotion: str = field(default="desperate", metadata={"help": "The emotion to keep down."})
-    hinge_weight: float = field(default=0.05, metadata={"help": "Weight of the hinge; 0 only watches."})
+    hinge_weight: float = field(
+        default=0.05,
+        metadata={"help": "Weight of the hinge; 0 for none, and with anchor_weight 0 too a run only watched."},
+    )
     hinge_threshold: float = field(default=0.0, metadata={"help": "z above which the hinge acts."})
     anchor_weight: float = field(default=0.3, metadata={"help": "Weight of the anchor on neutral text; 0 for none."})
     anchor_every: int = field(default=4, metadata={"help": "The anchor's forward pass joins every so many steps."})
@@ -41,8 +45,9 @@ class RegularizerConfig:
         default_factory=lambda: ["<think>", "</think>"], metadata={"help": "What scope reasoning lies between."}
     )
     emotion_layers: list[int] | str | None = field(
-        default=None, metadata={"help": "Blocks to read, as 4,5,8-12 (in YAML a list too); all of the file's."}
-    )
+        default=None, metadata={"help": "Blocks to read, as 4,5,8-12 (in YAML a list too); all of the file's. trusted: "
+                          "read all, and act at those that `emoreg validate` trusts."},
+    )  # fmt: skip
     monitor: list[str] | None = field(default=None, metadata={"help": "Emotions to log; all of the file's."})
     term_schedule: Literal["constant", "linear", "cosine"] = field(
         default="constant", metadata={"help": "How the weights rise and fall: constant, linear or cosine."}
@@ -68,10 +73,11 @@ class RegularizerConfig:
         checks.number("hinge_threshold", self.hinge_threshold)
         checks.whole("anchor_every", self.anchor_every, 1)
         check_steps(self.term_warmup_steps, self.term_total_steps, prefix="term_")
-        if isinstance(self.emotion_layers, str):
-            self.emotion_layers = checks.layers_in("emotion_layers", self.emotion_layers)
-        if self.emotion_layers is not None:
-            checks.layers("emotion_layers", self.emotion_layers)
+        if not (isinstance(self.emotion_layers, str) and self.emotion_layers == "trusted"):
+            if isinstance(self.emotion_layers, str):
+                self.emotion_layers = checks.layers_in("emotion_layers", self.emotion_layers)
+            if self.emotion_layers is not None:
+                checks.layers("emotion_layers", self.emotion_layers)
         checks.option("term_schedule", self.term_schedule, ("constant", "linear", "cosine"))
         checks.names("reasoning_markers", self.reasoning_markers)
         checks.refuse_unless(len(self.reasoning_markers) == 2, "reasoning_markers", "two", self.reasoning_markers)
@@ -88,20 +94,27 @@ class RegularizerConfig:
         scope = self.build_scope(tokenizer)
         vectors = self.load_vectors()
         vectors.index(self.emotion)  # also where both weights are 0, and nothing else would look at it
-        penalties: list[Penalty] = []
-        if self.hinge_weight:
-            hinge = Hinge(self.emotion, weight=self.hinge_weight, threshold=self.hinge_threshold, scope=scope)
-            penalties.append(hinge)
-        if self.anchor_weight:
-            penalties.append(Anchor(self.emotion, weight=self.anchor_weight, every=self.anchor_every))
+        layers = "trusted" if self.emotion_layers == "trusted" else None
+        hinge = Hinge(
+            self.emotion, weight=self.hinge_weight, threshold=self.hinge_threshold, scope=scope, layers=layers
+        )
+        anchor = Anchor(self.emotion, weight=self.anchor_weight, every=self.anchor_every, layers=layers)
+        target = self._target()
         return Regularizer(
-            vectors, penalties, scope=scope, schedule=self._schedule(), monitor=self.monitor, non_finite=self.non_finite
+            vectors,
+            [penalty for penalty in (hinge, anchor) if penalty.weight],
+            scope=scope,
+            schedule=self._schedule() if target is None else None,
+            target=target,
+            monitor=self.monitor,
+            non_finite=self.non_finite,
         )
 
     def load_vectors(self) -> EmotionVectors:
         """The file's vectors, at the chosen layers."""
-        assert not isinstance(self.emotion_layers, str), "__post_init__ has read it"
-        return EmotionVectors.load(self.vectors).select(layers=self.emotion_layers)
+        layers = self.emotion_layers
+        assert not isinstance(layers, str) or layers == "trusted", "__post_init__ has read it"
+        return find(self.vectors).select(layers=None if isinstance(layers, str) else layers)
 
     def build_scope(self, tokenizer: str | None = None) -> Scope:
         """The scope by its name, or `Reasoning` between its markers."""
@@ -110,13 +123,15 @@ class RegularizerConfig:
         checks.text("tokenizer", tokenizer, "the tokenizer's hub id or folder for scope 'reasoning'")
         return Reasoning.between(AutoTokenizer.from_pretrained(tokenizer), *self.reasoning_markers)
 
-    def _schedule(self) -> Schedule | Target:
-        targets = self.target_at_most, self.target_above_base, self.target_task_budget
-        if targets != (None, None, None):
-            if self.term_schedule != "constant":
-                raise ValueError(f"term_schedule must be constant where a target is given, got {self.term_schedule!r}")
-            at_most, above_base, budget = targets
-            return Target(self.emotion, at_most=at_most, above_base=above_base, task_budget=budget)
+    def _target(self) -> Target | None:
+        at_most, above_base, budget = self.target_at_most, self.target_above_base, self.target_task_budget
+        if (at_most, above_base, budget) == (None, None, None):
+            return None
+        if self.term_schedule != "constant":
+            raise ValueError(f"term_schedule must be constant where a target is given, got {self.term_schedule!r}")
+        return Target(self.emotion, at_most=at_most, above_base=above_base, task_budget=budget)
+
+    def _schedule(self) -> Schedule:
         if self.term_schedule == "constant":
             if self.term_warmup_steps or self.term_total_steps:
                 raise ValueError(

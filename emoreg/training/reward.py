@@ -6,7 +6,7 @@ the policy learns from the score as from any other reward.
 Shapes: B completions of a chunk, T positions, D width, L layers, K emotions.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,9 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from emoreg.model import evaluating, learns_prompt, run_to
-from emoreg.reading import Scope, Statistics, positions, project, standardise
-from emoreg.regularizer import Band, Hinge, Penalty, Regularizer, thresholds
+from emoreg.model import learns_prompt
+from emoreg.reading import Scope, Scoped, Statistics, z_of
+from emoreg.regularizer import Anchor, Band, Hinge, Penalty, Regularizer, sums_over_scope, thresholds
 from emoreg.vectors import EmotionVectors
 
 LOGGED = ("mean", "p95", "above")
@@ -68,13 +68,13 @@ class EmotionReward:
                 f"EmotionReward takes Hinge and Band, at least one, got {[type(p).__name__ for p in penalties]}; an "
                 "Anchor is about neutral text, where there is nothing to reward: give it to a Regularizer"
             )
-        needed = {layer for p in scored for layer in (vectors.layers if p.layers is None else p.layers)}
-        regularizer = Regularizer(vectors.select(layers=sorted(needed)), scored, scope=scope, monitor=[])
-        self.vectors = regularizer.vectors
-        self.penalties = tuple(scored)
+        regularizer = Regularizer(vectors, scored, scope=scope, monitor=[])
+        self.penalties = [p for p in regularizer.penalties if not isinstance(p, Anchor)]
+        needed = {at for penalty in self.penalties for at in penalty.places(vectors.layers)}
+        self.vectors = regularizer.vectors.select(layers=[vectors.layers[at] for at in needed])
         self.scope = scope
         self.batch_size = batch_size
-        self._thresholds = thresholds(scored, regularizer.vectors.emotions)
+        self._thresholds = thresholds(scored, self.vectors.emotions)
         self._trainer: Any = None
 
     def attach(self, trainer: Any) -> None:
@@ -131,12 +131,13 @@ class EmotionReward:
         statistics = Statistics(self.vectors.emotions, self.vectors.layers, self._thresholds, device)
         chunks = []
         # Trainers autocast inside the model's forward, which a pass through the blocks alone does not enter.
-        with evaluating(trainer.model), trainer.accelerator.autocast():
+        with trainer.accelerator.autocast():
             for first in range(0, len(prompts), self.batch_size):
                 chunk = slice(first, first + self.batch_size)
-                batch = _batch(prompt_ids[chunk], completion_ids[chunk], device)
-                z_LBTK = self._read(batch)
-                statistics.update(z_LBTK, positions(self.scope, batch))
+                batch = Scoped(_batch(prompt_ids[chunk], completion_ids[chunk], device))
+                ids, attention = batch.inputs["input_ids"], batch.inputs["attention_mask"]
+                z_LBTK = z_of(trainer.model, self.vectors, ids, attention)
+                statistics.update(z_LBTK, batch.positions(self.scope))
                 chunks.append(self._score(z_LBTK, batch))
         rewards = torch.cat(chunks).cpu()
         if not rewards.isfinite().all():
@@ -148,30 +149,14 @@ class EmotionReward:
             self._log(statistics, log_metric)
         return rewards.tolist()
 
-    def _read(self, batch: Mapping[str, Tensor]) -> list[Float[Tensor, "B T K"]]:
-        vectors, ids = self.vectors, batch["input_ids"]
-        z_LBTK = []
-
-        def visit(layer: int, hidden_BTD: Tensor) -> None:
-            row, device = vectors.layers.index(layer), hidden_BTD.device
-            readings_BTK = project(hidden_BTD, vectors.directions[row].to(device), 0)[1]
-            z_BTK = standardise(readings_BTK, vectors.mean[row].to(device), vectors.std[row].to(device))
-            z_LBTK.append(z_BTK.to(ids.device))
-
-        run_to(self._trainer.model, vectors.layers, visit, input_ids=ids, attention_mask=batch["attention_mask"])
-        return z_LBTK
-
-    def _score(self, z_LBTK: Sequence[Tensor], batch: Mapping[str, Tensor]) -> Float[Tensor, " B"]:
-        layers = self.vectors.layers
-        rewards_B = torch.zeros(len(batch["input_ids"]), device=batch["input_ids"].device)
+    def _score(self, z_LBTK: Sequence[Tensor], batch: Scoped) -> Float[Tensor, " B"]:
+        of_penalties = []
         for penalty in self.penalties:
-            inside_BT = positions(penalty.scope, batch)
-            rows = [layers.index(layer) for layer in (layers if penalty.layers is None else penalty.layers)]
-            z_LBT = torch.stack([z_LBTK[row][..., self.vectors.index(penalty.emotion)] for row in rows])
-            # Padding may hold NaN: cut out before the penalty, which need not be 0 at 0, and again after.
-            penalty_BT = penalty(torch.where(inside_BT, z_LBT, 0.0)).mean(0) * inside_BT
-            rewards_B -= penalty.weight * penalty_BT.sum(1) / inside_BT.sum(1).clamp(min=1)
-        return rewards_B
+            k = self.vectors.index(penalty.emotion)
+            z_LBT = torch.stack([z_LBTK[at][..., k] for at in penalty.places(self.vectors.layers)])
+            sums_B, counts_B = sums_over_scope(penalty, z_LBT, batch)
+            of_penalties.append(-penalty.weight * sums_B / counts_B.clamp(min=1))
+        return torch.stack(of_penalties).sum(0)
 
     def _log(self, statistics: Statistics, log_metric: Callable[[str, float], None]) -> None:
         tables, _ = statistics.read()

@@ -1,8 +1,4 @@
-"""What emoreg must know of the single trainers: the layout of their batches, and what they divide their losses by.
-
-Trainers are told by the names of their classes and base classes, so that TRL need not be imported and a user's subclass
-is what it descends from.
-"""
+"""What emoreg must know of the single trainers: their engines, and what they divide their losses by."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,27 +7,10 @@ from accelerate.utils import DistributedType
 from torch import Tensor
 from transformers import Trainer
 
-from emoreg.reading import branched, standard
 from emoreg.regularizer import Scale
 
 # Losses of GRPO that sum over tokens and divide by those of the whole window; its others are means of sequences.
 _TOKEN_LOSSES = ("dapo", "cispo", "vespo", None)
-
-
-def batch_of(trainer: Trainer, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
-    """A batch as `compute_loss` gets it, under the names that scopes read (`emoreg.reading.batch.standard`)."""
-    batch = standard(inputs)
-    branches = 0
-    if _is(trainer, "DPOTrainer", "CPOTrainer", "ORPOTrainer"):
-        branches = 2  # chosen, rejected
-    elif _is(trainer, "TPOTrainer"):
-        branches = 3 if getattr(trainer, "tpo_alpha", 0.0) else 2  # chosen, rejected, and the reference answer
-    if branches and "labels" in batch:
-        return branched(batch, branches)
-    if _is(trainer, "RewardTrainer") and "input_ids" in batch:
-        # A reward is of the whole text, and its batch does not say where the answer begins.
-        batch.setdefault("labels", batch["input_ids"])
-    return batch
 
 
 def check_engine(trainer: Trainer) -> None:
@@ -95,5 +74,6 @@ def is_scaled(trainer: Trainer, num_items: Tensor | int | None) -> bool:
     return (trainer.model_accepts_loss_kwargs and num_items is not None) or trainer.compute_loss_func is not None
 
 
-def _is(trainer: Trainer, *names: str) -> bool:
+def is_kind(trainer: Trainer, *names: str) -> bool:
+    """Whether a trainer's class, or one that it descends from, has one of these names: TRL need not be imported."""
     return any(kind.__name__.lstrip("_") in names for kind in type(trainer).__mro__)

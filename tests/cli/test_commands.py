@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from emoreg import EmotionVectors
 from emoreg.cli import app
-from tests import architectures, tiny
+from tests import tiny
+from tests.model import architectures
 from tests.support import random_vectors
 
 SCENES = {

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import deepspeed  # here, and not in each rank that is forked from here
 import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType
+from deepspeed.accelerator import get_accelerator
 from torch import Tensor
 from torch.distributed.fsdp import FullyShardedDataParallel
 from transformers import Trainer, TrainingArguments
@@ -40,9 +42,6 @@ def _build_nothing() -> None:
 
     Killed meanwhile, it leaves a lock behind, and every run from then on waits for that.
     """
-    import deepspeed
-    from deepspeed.accelerator import get_accelerator
-
     builder = get_accelerator().create_op_builder("ShareMemCommBuilder")
     if builder is not None:  # on a CPU
         deepspeed.ops.__compatible_ops__[builder.NAME] = False

@@ -45,7 +45,7 @@ def fixed_completions(self, prompt_ids, *args, **kwargs):
 
 
 def train(
-    rank, folder, name, cut, engine="DDP", *, vectors_seed=0, penalties=None, schedule=None, resume=None, lora=False,
+    rank, folder, name, cut, engine="DDP", *, vectors_seed=0, penalties=None, target=None, resume=None, lora=False,
     n_rows=36, model=None, gradient_every=2, evaluate=False, callbacks=(), **options: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """One rank's part of a run of ``cut``: rows per micro-batch and micro-batches to a step.
@@ -77,7 +77,7 @@ def train(
         return all_reduce(tensor, *args, **kwargs)
 
     torch.distributed.all_reduce = counting
-    regularizer = Regularizer(vectors, penalties, schedule=schedule)
+    regularizer = Regularizer(vectors, penalties, target=target)
     trainer.add_callback(RegularizerCallback(trainer, regularizer, gradient_every=gradient_every))
     for callback in callbacks:
         trainer.add_callback(callback)

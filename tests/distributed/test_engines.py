@@ -50,7 +50,7 @@ def test_the_comparison_can_fail(tmp_path):
 
 
 def closed_loop(rank, folder, cut):
-    return train(rank, folder, "SFT", cut, schedule=Target("desperate", above_base=-0.2))
+    return train(rank, folder, "SFT", cut, target=Target("desperate", above_base=-0.2))
 
 
 def test_the_closed_loop_comes_to_the_same_weight_on_every_rank_and_on_one(tmp_path):
@@ -66,7 +66,7 @@ def test_the_closed_loop_comes_to_the_same_weight_on_every_rank_and_on_one(tmp_p
 
 def broken_off(rank, folder, engine, resume):
     """Two runs in one folder of all ranks: to the end, saving at step 3, and from there again."""
-    options = {"save_strategy": "steps", "save_steps": 3, "schedule": Target("desperate", above_base=-0.2)}
+    options = {"save_strategy": "steps", "save_steps": 3, "target": Target("desperate", above_base=-0.2)}
     return train(rank, folder.parent / "run", "SFT", (2, 2), engine, resume=resume, **options)
 
 

@@ -24,7 +24,7 @@ class Die(TrainerCallback):
 
 def work(rank, folder, engine, dies, resume):
     """All ranks in one folder, saving at step 3; at step 4 the second may be killed."""
-    options = {"save_strategy": "steps", "save_steps": 3, "schedule": Target("desperate", above_base=-0.2)}
+    options = {"save_strategy": "steps", "save_steps": 3, "target": Target("desperate", above_base=-0.2)}
     callbacks = [Die()] if dies and rank == 1 else []
     return train(
         rank,

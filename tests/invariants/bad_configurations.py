@@ -67,8 +67,8 @@ NAMES = bad(
     lambda value: value is None or (isinstance(value, list) and not value),
 )  # fmt: skip
 LAYERS = bad(
-    [[], (), [4], [-1], [0, 0], (3, 2, 3), [1.0], ["1"], [True], "01", 2, {0: 1}, {0, 1}, range(5), range(0), [[0]],
-     [None], [0, 10**30], np.array([0.5, 1.0]), np.array([0, 9]), b"\0", torch.tensor([1.5])],
+    [[], (), [4], [-1], [0, 0], (3, 2, 3), [1.0], ["1"], [True], "01", "trust", 2, {0: 1}, {0, 1}, range(5), range(0),
+     [[0]], [None], [0, 10**30], np.array([0.5, 1.0]), np.array([0, 9]), b"\0", torch.tensor([1.5])],
     lambda value: value is None or (isinstance(value, list) and all(type(v) is int and 0 <= v < 4 for v in value)
                                     and 0 < len(value) == len(set(value))),
 )  # fmt: skip
@@ -93,6 +93,18 @@ SCHEDULE = bad(
      Target("sad", at_most=0.1), Target("desparate", at_most=0.1), Target, {"linear": 10}],
     lambda value: value is None,
 )  # fmt: skip
+TARGET = bad(
+    [
+        Target("sad", at_most=0.1),
+        Target("desparate", at_most=0.1),
+        Target,
+        "desperate",
+        0.5,
+        linear(2),
+        {"at_most": 0.1},
+    ],
+    lambda value: value is None,
+)
 TOKENS = bad(
     [(), [], (1.5,), ("<think>",), "<think>", (None,), (-1,), 7, ((1,),), (True,), {1: 2}, np.array([])],
     lambda value: isinstance(value, list | tuple) and bool(value) and all(type(v) is int and v >= 0 for v in value),

@@ -57,6 +57,10 @@ def scheduled(schedule: Any) -> Regularizer:
     return Regularizer(VECTORS, defaults(), schedule=schedule)
 
 
+def sought(target: Any) -> Regularizer:
+    return Regularizer(VECTORS, defaults(), target=target)
+
+
 def from_yaml(**options: Any) -> RegularizerConfig:
     """As `emoreg train --config` reads it."""
     file = Path(FOLDER.name) / "config.yaml"
@@ -106,15 +110,16 @@ THINGS = {
     "Reasoning.between": Thing(Reasoning.between, {"tokenizer": TOKENIZER, "start": "a", "end": "b"},
                                lambda scope: penalised(Hinge("calm", scope=scope)),
                                {"tokenizer": bad.things(TOKENIZER), "start": bad.MARKER, "end": bad.MARKER}),
-    "Target": Thing(Target, {"emotion": "desperate", "at_most": 0.1}, scheduled,
+    "Target": Thing(Target, {"emotion": "desperate", "at_most": 0.1}, sought,
                     TARGET | {"at_most": bad.number(), "task_budget": bad.number(0, optional=True)}),
-    "Target above base": Thing(Target, {"emotion": "desperate", "above_base": 0.1}, scheduled,
+    "Target above base": Thing(Target, {"emotion": "desperate", "above_base": 0.1}, sought,
                                {"above_base": bad.number(), "at_most": bad.number(near=[0.1], optional=True)}),
     "linear": Thing(linear, {"warmup_steps": 2, "total_steps": 9}, scheduled, STEPS),
     "cosine": Thing(cosine, {"warmup_steps": 2, "total_steps": 9}, scheduled, STEPS),
     "Regularizer": Thing(Regularizer, {"vectors": VECTORS, "penalties": defaults()}, lambda regularizer: regularizer, {
         "vectors": bad.vectors(), "penalties": bad.things(Hinge("calm"), PENALTIES),
-        "scope": bad.SCOPE, "schedule": bad.SCHEDULE, "monitor": bad.NAMES, "non_finite": bad.words("stop", "skip"),
+        "scope": bad.SCOPE, "schedule": bad.SCHEDULE, "target": bad.TARGET, "monitor": bad.NAMES,
+        "non_finite": bad.words("stop", "skip"),
     }),
     "RegularizerConfig": Thing(RegularizerConfig, GOOD_CONFIG, RegularizerConfig.build, CONFIG),
     "emoreg train --config": Thing(from_yaml, GOOD_CONFIG, RegularizerConfig.build,

@@ -4,9 +4,9 @@ import pytest
 import torch
 from datasets import concatenate_datasets
 
-import emoreg.training.callback
+import emoreg.training.loss
 from emoreg import Hinge, Regularizer, RegularizerCallback, default_penalties
-from emoreg.regularizer.parts import Scale
+from emoreg.regularizer.scoped import Scale
 from tests.support import random_vectors, uneven_rows
 from tests.trainers.cases import CASES
 
@@ -64,6 +64,6 @@ def test_a_mean_of_means_over_tokens_would_fail(tmp_path, monkeypatch):
     def naive(trainer, batch, num_items):
         return Scale("scope", 1 / trainer.current_gradient_accumulation_steps)
 
-    monkeypatch.setattr(emoreg.training.callback, "scale_of", naive)
+    monkeypatch.setattr(emoreg.training.loss, "scale_of", naive)
     whole, part = (weights("SFT", cut, tmp_path / str(cut)) for cut in (CUTS[0], CUTS[2]))
     assert apart(part, whole) > 1e-4

@@ -44,8 +44,8 @@ def train(folder: Path, peft: bool, kill: tuple[int, str] | None = None, resume:
         model, tiny.tokenizer(), folder, uneven_rows(28), max_steps=STEPS, logging_steps=2, save_strategy="steps",
         save_steps=3, learning_rate=1e-3, **options,
     )  # fmt: skip
-    schedule = Target("desperate", above_base=-0.2, gain=2.0) if schedule is None else schedule
-    regularizer = Regularizer(random_vectors(model), default_penalties(), schedule=schedule)
+    target = Target("desperate", above_base=-0.2, gain=2.0) if schedule is None else None
+    regularizer = Regularizer(random_vectors(model), default_penalties(), schedule=schedule, target=target)
     trainer.add_callback(RegularizerCallback(trainer, regularizer, gradient_every=1))
     if kill:
         trainer.add_callback(Kill(*kill))

@@ -60,7 +60,7 @@ def test_a_skipped_step_is_the_tasks_own(tiny_llama, tiny_tokenizer, tmp_path, o
 
 def test_stop_ends_the_run_at_the_next_log(tiny_llama, tiny_tokenizer, tmp_path, overflow):
     model = tiny_llama()
-    with pytest.raises(ValueError, match='1 parts of the term were not finite since the last log.*non_finite="skip"'):
+    with pytest.raises(ValueError, match='1 penalties were not finite since the last log.*non_finite="skip"'):
         train(model, tiny_tokenizer, tmp_path, [overflow(3)])
     assert all(p.isfinite().all() for p in model.parameters())
 

@@ -1,59 +1,32 @@
-"""Batches of several conventions under one set of names, and their rows in each pass."""
+"""The rows of a trainer's batch in each pass, and which of its sequences count."""
 
 import pytest
 import torch
 
-from emoreg.reading.batch import branched, per_pass, standard
-from emoreg.reading.scope import n_sequences, positions, rows
+from emoreg.reading.batch import per_pass
+from emoreg.reading.scope import n_sequences, positions, sequences
 
 IDS = torch.arange(4, 16).view(4, 3)
 MASK = torch.ones_like(IDS)
 
 
-class TestStandard:
-    def test_labels_stay_what_they_are(self):
-        labels = IDS.clone()
-        assert standard({"input_ids": IDS, "labels": labels, "use_cache": False})["labels"] is labels
-
-    def test_a_completion_mask(self):
-        mask = torch.tensor([[0, 1, 1]] * 4)
-        assert standard({"input_ids": IDS, "completion_mask": mask})["labels"][:, 0].tolist() == [-100] * 4
-
-    def test_prompt_and_completion_less_a_tools_tokens(self):
-        one = standard({
-            "prompt_ids": torch.tensor([[5, 6]]), "completion_ids": torch.tensor([[7, 8, 9, 0]]),
-            "completion_mask": torch.tensor([[1, 1, 1, 0]]), "tool_mask": torch.tensor([[1, 0, 1, 1]]),
-        })  # fmt: skip
-        assert one["labels"].tolist() == [[-100, -100, 7, -100, 9, -100]]
-
-    def test_chosen_above_rejected_of_another_width(self):
-        one = standard({"chosen_labels": torch.tensor([[-100, 5]]), "rejected_labels": torch.tensor([[-100, 6, 7]])})
-        assert one["labels"].tolist() == [[-100, 5, -100], [-100, 6, 7]]
-
-    def test_the_last_tokens(self):
-        mask = torch.tensor([[0, 1, 1], [1, 1, 0], [1, 1, 1], [1, 1, 1]])
-        one = standard({"input_ids": IDS, "attention_mask": mask, "logits_to_keep": 2})
-        assert (one["labels"] != -100).int().tolist() == [[0, 1, 1], [0, 1, 0], [0, 1, 1], [0, 1, 1]]
-        assert mask[1].tolist() == [1, 1, 0], "the trainer's own mask is left alone"
-
-
-class TestRows:
+class TestSequences:
     def test_pairs(self):
-        batch = branched({"input_ids": IDS, "labels": IDS}, 2)
-        assert rows("completion", batch).tolist() == [True, True, False, False]
-        assert rows("rejected:all", batch).tolist() == [False, False, True, True]
-        assert rows("both:last:2", batch).tolist() == [True] * 4
+        batch = {"input_ids": IDS, "labels": IDS, "branch": torch.tensor([0, 0, 1, 1])}
+        assert sequences("completion", batch).tolist() == [True, True, False, False]
+        assert sequences("rejected:all", batch).tolist() == [False, False, True, True]
+        assert sequences("both:last:2", batch).tolist() == [True] * 4
         assert [n_sequences(s, batch).item() for s in ("all", "rejected:all", "both:all")] == [2, 2, 4]
 
     def test_judgements(self):
         batch = {"input_ids": IDS, "labels": IDS, "desirable": torch.tensor([True, False, False, True])}
-        assert rows("completion", batch).tolist() == [True, False, False, True]
-        assert rows("undesirable:completion", batch).tolist() == [False, True, True, False]
+        assert sequences("completion", batch).tolist() == [True, False, False, True]
+        assert sequences("undesirable:completion", batch).tolist() == [False, True, True, False]
         # A mean over all of them, as KTO's own: how many are desirable depends on the cut.
         assert [n_sequences(s, batch).item() for s in ("all", "undesirable:all", "both:all")] == [4, 4, 4]
 
     def test_positions_are_tokens_of_rows(self):
-        batch = branched({"input_ids": IDS, "labels": IDS}, 2)
+        batch = {"input_ids": IDS, "labels": IDS, "branch": torch.tensor([0, 0, 1, 1])}
         assert positions("rejected:last:1", batch).int().tolist() == [[0, 0, 0], [0, 0, 0], [0, 0, 1], [0, 0, 1]]
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from emoreg.reading.scope import check_scope, positions
+from emoreg.reading.scope import Scoped, check_scope, positions
 from tests.support import padded, uneven_rows
 
 # Row 0: BOS p p c c c; row 1: BOS p c c, padded.
@@ -85,3 +85,25 @@ def test_labels_are_asked_for_where_they_are_needed():
         ValueError, match="scope 'completion' needs a label for every token, and the batch has only input_ids"
     ):
         positions("completion", {"input_ids": IDS})
+
+
+class TestScoped:
+    def test_a_scope_is_found_once_however_many_ask(self):
+        asked = []
+
+        def all_of_them(inputs):
+            asked.append(inputs)
+            return torch.ones_like(inputs["input_ids"], dtype=torch.bool)
+
+        batch = Scoped({"input_ids": torch.ones(2, 4, dtype=torch.long)})
+        first = batch.positions(all_of_them)
+        assert torch.equal(first, batch.positions(all_of_them))
+        assert torch.equal(first, batch.tokens(all_of_them))
+        assert len(asked) == 1
+
+    def test_it_selects_what_the_functions_select(self):
+        ids = torch.arange(4, 16).view(4, 3)
+        inputs = {"input_ids": ids, "labels": ids, "branch": torch.tensor([0, 0, 1, 1])}
+        batch = Scoped(inputs)
+        for scope in ("all", "completion", "last:1", "rejected:all", "both:completion"):
+            assert torch.equal(batch.positions(scope), positions(scope, inputs)), scope

@@ -44,7 +44,8 @@ def test_what_stays(attached):
     held = [reference._ids_NT, reference._attention_NT, reference._base_NTLK, *reference._counting]
     assert bytes_of(held) == planning.reference(L, K, texts, tokens, counting)
     for statistics in (term.statistics, term.eval_statistics):
-        held = [t for t in vars(statistics).values() if isinstance(t, torch.Tensor)]
+        constants = [t for t in vars(statistics).values() if isinstance(t, torch.Tensor)]
+        held = [*constants, *statistics._states.values()]
         assert bytes_of(held) == planning.statistics(L, K)
 
 

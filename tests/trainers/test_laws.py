@@ -8,7 +8,7 @@ from tests.support import random_vectors
 from tests.trainers.cases import CASES
 
 
-def train(case, output_dir, penalties=None, resume=None, schedule=None, **options):
+def train(case, output_dir, penalties=None, resume=None, target=None, **options):
     """A run that moves weights, without the callback if ``penalties`` is None. Returns trainer and its trace before."""
     model = case.model()
     vectors = random_vectors(model)
@@ -16,7 +16,7 @@ def train(case, output_dir, penalties=None, resume=None, schedule=None, **option
     trainer = case.trainer(model, output_dir, **({"learning_rate": 1e-3, "max_steps": 2} | options))
     before = trace(trainer)
     if penalties is not None:
-        trainer.add_callback(RegularizerCallback(trainer, Regularizer(vectors, penalties, schedule=schedule)))
+        trainer.add_callback(RegularizerCallback(trainer, Regularizer(vectors, penalties, target=target)))
     trainer.train(resume_from_checkpoint=resume)
     return trainer, before
 
@@ -49,7 +49,7 @@ def test_a_monitor_changes_nothing_and_leaves_nothing(case, tmp_path):
 def test_a_run_goes_on_bitwise_from_its_checkpoint(name, tmp_path):
     """Law 7; `invariants/test_law_7.py` kills runs of SFT."""
     options = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3, "logging_steps": 2}
-    options["schedule"] = Target("desperate", above_base=-0.2)
+    options["target"] = Target("desperate", above_base=-0.2)
     unbroken, _ = train(CASES[name], tmp_path, default_penalties(), **options)
     resumed, _ = train(CASES[name], tmp_path, default_penalties(), str(tmp_path / "checkpoint-3"), **options)
     assert same(resumed, unbroken)

@@ -9,8 +9,8 @@ from peft import LoraConfig
 from trl import DPOTrainer, GRPOTrainer, SFTTrainer
 
 from emoreg import Band, Hinge, Regularizer, RegularizerCallback, default_penalties
-from emoreg.reading.scope import positions, rows
-from emoreg.training.trainers import batch_of
+from emoreg.reading.scope import positions, sequences
+from emoreg.training.batches import batch_of
 from tests import tiny
 from tests.support import random_vectors, sft_trainer, uneven_rows
 from tests.trainers.cases import CASES, GOOD, PROMPTS, masked_rows
@@ -182,7 +182,7 @@ class TestSubclasses:
         monkeypatch.setattr("trl.DPOTrainer", Mine)
         trainer, _, batches = run("DPO", tmp_path, "completion")
         assert type(trainer) is Mine
-        assert rows("completion", batch_of(trainer, batches[0][1])).tolist() == [True, True, False, False]
+        assert sequences("completion", batch_of(trainer, batches[0][1])).tolist() == [True, True, False, False]
 
     def test_of_sft_that_runs_the_batch_twice(self, tiny_llama, tiny_tokenizer, tmp_path):
         class Twice(SFTTrainer):

@@ -22,7 +22,7 @@ def test_the_default_set(vectors):
 
 def test_a_target_begins_at_the_hinges_weight(vectors):
     reg = RegularizerConfig(vectors, hinge_weight=0.2, target_above_base=0.3, target_task_budget=2.0).build()
-    assert reg.schedule == Target("desperate", above_base=0.3, task_budget=2.0)
+    assert reg.target == Target("desperate", above_base=0.3, task_budget=2.0)
     assert reg.penalties[0] == Hinge("desperate", weight=0.2)
 
 

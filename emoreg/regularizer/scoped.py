@@ -1,16 +1,16 @@
-"""Parts: what single penalties add to the loss, before their weights.
+"""A penalty over the positions of its scope, or over reference text: from z to what joins a loss, before its weight.
 
 Shapes: B batch, T positions, L layers that the penalty acts on, n tokens of reference texts.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from emoreg.reading import n_sequences, rows, tokens
+from emoreg.reading import Scoped, n_sequences
 from emoreg.regularizer.penalties import Anchor, Band, Hinge
 
 
@@ -26,7 +26,7 @@ class Scale(NamedTuple):
     """Factor on what is added once per optimizer step (anchors)."""
 
 
-class Part(NamedTuple):
+class ScopedPenalty(NamedTuple):
     """One penalty over the passes of a batch."""
 
     value: Float[Tensor, ""]
@@ -40,28 +40,19 @@ class Part(NamedTuple):
     of the scope."""
 
 
-class Gate:
-    """Keeps the gradient of a part that is not finite, which may be NaN, out of the model."""
-
-    def __init__(self):
-        self.open = torch.ones((), dtype=torch.bool)
-        """Whether the part is finite; known once it is computed, before any backward."""
-
-    def on(self, z: Tensor) -> Tensor:
-        """z, whose gradient will be 0 unless the gate is open."""
-        if z.requires_grad:
-            z.register_hook(lambda grad: torch.where(self.open, grad, 0.0))
-        return z
-
-    def close_unless_finite(self, part: Tensor) -> Tensor:
-        """A part, or 0 in its place."""
-        self.open = part.detach().isfinite()
-        return torch.where(self.open, part, 0.0)
+def sums_over_scope(
+    penalty: Hinge | Band, z_LBT: Float[Tensor, "L B T"], batch: Scoped
+) -> tuple[Float[Tensor, " B"], Int[Tensor, " B"]]:
+    """Of each sequence, the penalty summed over its positions in scope and averaged over layers, and their number."""
+    inside_BT = batch.positions(penalty.scope)
+    # Padding may hold NaN: cut out before the penalty, so that its gradient is cut too, and again after.
+    penalty_LBT = penalty(torch.where(inside_BT, z_LBT, 0.0)) * inside_BT
+    return penalty_LBT.sum(2).mean(0), inside_BT.sum(1)
 
 
 def over_scope(
-    penalty: Hinge | Band, z_LBT: Sequence[Tensor], batches: Sequence[Mapping[str, Tensor]], scale: Scale
-) -> Part:
+    penalty: Hinge | Band, z_LBT: Sequence[Tensor], batches: Sequence[Scoped], scale: Scale
+) -> ScopedPenalty:
     """A penalty over the positions of its scope in every pass, averaged over layers.
 
     Args:
@@ -70,26 +61,20 @@ def over_scope(
         batches: what scopes look at, for each pass.
         scale: what the sum over positions becomes.
     """
-    sums, counts, sequences, everywhere = [], [], [], []
-    for z, batch in zip(z_LBT, batches, strict=True):
-        everywhere_BT = tokens(penalty.scope, batch)
-        inside_BT = everywhere_BT & rows(penalty.scope, batch)[:, None]
-        # Padding may hold NaN: cut out before the penalty, so that its gradient is cut too, and again after.
-        sums.append((penalty(torch.where(inside_BT, z, 0.0)) * inside_BT).sum(2).mean(0))
-        counts.append(inside_BT.sum(1))
-        sequences.append(n_sequences(penalty.scope, batch))
-        everywhere.append(everywhere_BT.sum())
-    sums_B, counts_B = torch.cat(sums), torch.cat(counts)
+    of_passes = [sums_over_scope(penalty, z, batch) for z, batch in zip(z_LBT, batches, strict=True)]
+    sums_B, counts_B = (torch.cat(found) for found in zip(*of_passes, strict=True))
     total, count = sums_B.sum(), counts_B.sum()
     value = total / count.clamp(min=1)
     if scale.of == "tokens":
         value = total
     elif scale.of == "sequences":
-        value = (sums_B / counts_B.clamp(min=1)).sum() / torch.stack(sequences).sum().clamp(min=1)
-    return Part(scale.factor * value, total.detach(), count, torch.stack(everywhere).sum())
+        n = torch.stack([n_sequences(penalty.scope, batch.inputs) for batch in batches]).sum()
+        value = (sums_B / counts_B.clamp(min=1)).sum() / n.clamp(min=1)
+    everywhere = torch.stack([batch.tokens(penalty.scope).sum() for batch in batches]).sum()
+    return ScopedPenalty(scale.factor * value, total.detach(), count, everywhere)
 
 
-def anchored(anchor: Anchor, z_Ln: Float[Tensor, "L n"], base_Ln: Float[Tensor, "L n"]) -> Float[Tensor, ""]:
+def over_reference(anchor: Anchor, z_Ln: Float[Tensor, "L n"], base_Ln: Float[Tensor, "L n"]) -> Float[Tensor, ""]:
     """An anchor over reference texts and layers, times ``every``, so that its strength does not depend on that.
 
     Args:
