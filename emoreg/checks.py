@@ -21,9 +21,9 @@ def number(name: str, value: Any, low: float | None = None) -> None:
     refuse_unless(good and (low is None or value >= low), name, f"a finite number{at_least}", value)
 
 
-def whole(name: str, value: Any, low: int) -> None:
+def integer(name: str, value: Any, low: int) -> None:
     """A whole number of at least ``low``."""
-    refuse_unless(_is_whole(value) and value >= low, name, f"a whole number of at least {low}", value)
+    refuse_unless(_is_integer(value) and value >= low, name, f"a whole number of at least {low}", value)
 
 
 def text(name: str, value: Any, expected: str = "a name") -> None:
@@ -39,7 +39,7 @@ def names(name: str, value: Any) -> None:
 
 def layers(name: str, value: Any) -> None:
     """One or more distinct block numbers, in a list, tuple or range."""
-    good = _is_sequence(value) and all(_is_whole(one) and one >= 0 for one in value) and _distinct(value)
+    good = _is_sequence(value) and all(_is_integer(one) and one >= 0 for one in value) and _distinct(value)
     refuse_unless(good and len(value) > 0, name, "a list of one or more distinct block numbers", value)
 
 
@@ -54,7 +54,7 @@ def layers_in(name: str, text: str) -> list[int]:
 
 def tokens(name: str, value: Any) -> None:
     """One or more token ids, in a list or tuple."""
-    good = _is_sequence(value) and all(_is_whole(one) and one >= 0 for one in value)
+    good = _is_sequence(value) and all(_is_integer(one) and one >= 0 for one in value)
     refuse_unless(good and len(value) > 0, name, "a tuple of one or more token ids", value)
 
 
@@ -85,7 +85,7 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _is_whole(value: Any) -> bool:
+def _is_integer(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 

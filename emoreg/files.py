@@ -20,7 +20,7 @@ DIGEST = "sha256"
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic(path: Path) -> Iterator[Path]:
     """A path beside ``path`` to write to. It takes ``path``'s place if the block ends well; else it is gone.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What ranks of a distributed run tell each other: little, and only where every rank is sure to come by."""
+"""What ranks of a distributed run tell each other: little, and only in calls that every rank makes."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,12 +32,12 @@ def sum_and_max_over(sums: Tensor, maxima: Tensor) -> tuple[Tensor, Tensor]:
         maxima: (m,), of the same dtype.
     """
     # A sum of fixed size cannot hold a maximum, and two reductions would be one more.
-    row = sums.new_zeros(len(sums) + world() * len(maxima))
-    row[: len(sums)] = sums
-    places = row[len(sums) :].view(-1, len(maxima))
+    both = sums.new_zeros(len(sums) + world() * len(maxima))
+    both[: len(sums)] = sums
+    places = both[len(sums) :].view(-1, len(maxima))
     places[rank()] = maxima
-    torch.distributed.all_reduce(row)  # in place: with many ranks it is large
-    return row[: len(sums)], places.amax(0)
+    torch.distributed.all_reduce(both)  # in place: with many ranks it is large
+    return both[: len(sums)], places.amax(0)
 
 
 def gather(value: str) -> Sequence[str]:

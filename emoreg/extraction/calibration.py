@@ -71,8 +71,8 @@ def check_neutral(neutral: Sequence[str], reference_texts: int, reference_tokens
     """
     if not neutral:
         raise ValueError("there is no neutral text; expected some to calibrate the readings on")
-    checks.whole("reference_texts", reference_texts, 1)
-    checks.whole("reference_tokens", reference_tokens, 2)
+    checks.integer("reference_texts", reference_texts, 1)
+    checks.integer("reference_tokens", reference_tokens, 2)
 
 
 def references_of(texts: Sequence[Tokens], reference_texts: int, reference_tokens: int) -> list[Tokens]:

@@ -32,7 +32,7 @@ _COINCIDE = 1e-5
 class Sample:
     """Some texts' own vectors, where sums are not enough."""
 
-    rows: Float[Tensor, "L N D"]
+    vectors: Float[Tensor, "L N D"]
     emotion: Int[Tensor, " N"]
     """Which of the K emotions each text shows."""
 
@@ -54,7 +54,7 @@ def fit(
             coincides with the others'.
     """
     checks.option("estimator", estimator, ESTIMATORS)
-    checks.whole("rank", rank, 1)
+    checks.integer("rank", rank, 1)
     if rank > 1 and estimator != "class_pca":
         raise ValueError(f"{estimator} gives one direction per emotion; rank {rank} needs the estimator 'class_pca'")
     shift_LKD = shifts(moments, emotions)
@@ -84,9 +84,9 @@ def shifts(moments: Moments, emotions: Sequence[str]) -> Float[Tensor, "L K D"]:
     shift_LKD = (means_LKD - centre_L1D) * len(emotions) / (len(emotions) - 1)
     small_LK = shift_LKD.norm(dim=-1) <= _COINCIDE * centre_L1D.norm(dim=-1)
     if small_LK.any():
-        row, k = small_LK.nonzero()[0].tolist()
+        n, k = small_LK.nonzero()[0].tolist()
         raise ValueError(
-            f"the mean of {emotions[k]!r} coincides with the mean over emotions at layer {moments.layers[row]}, so it "
+            f"the mean of {emotions[k]!r} coincides with the mean over emotions at layer {moments.layers[n]}, so it "
             "has no direction; are its texts the same as another emotion's?"
         )
     return shift_LKD
@@ -148,8 +148,8 @@ def logistic(sample: Sample, n_emotions: int) -> Float[Tensor, "L K D"]:
     from sklearn.linear_model import LogisticRegression
 
     weights = []
-    for rows_ND in sample.rows.double():
-        centred_ND = rows_ND - rows_ND.mean(0)
+    for vectors_ND in sample.vectors.double():
+        centred_ND = vectors_ND - vectors_ND.mean(0)
         scaled = (centred_ND / centred_ND.square().mean().sqrt()).numpy()  # one scale for all: it turns no direction
         for k in range(n_emotions):
             probe = LogisticRegression(C=0.01, class_weight="balanced", max_iter=1000)
@@ -167,18 +167,18 @@ def class_pca(moments: Moments, sample: Sample, rank: int) -> Float[Tensor, "L K
         ValueError: if an emotion has fewer texts in the sample than the rank.
     """
     fewest = int(torch.bincount(sample.emotion, minlength=len(moments.count)).min())
-    if not rank <= min(fewest, sample.rows.shape[-1]):
+    if not rank <= min(fewest, sample.vectors.shape[-1]):
         raise ValueError(f"a subspace of rank {rank} needs as many texts of every emotion; one has {fewest}")
     bases = []
-    for row, within_DD in enumerate(shrunk(moments.within, 0.1)):
+    for n, within_DD in enumerate(shrunk(moments.within, 0.1)):
         variance_D, axes_DD = torch.linalg.eigh(within_DD)
         root_DD, inverse_DD = (axes_DD * variance_D**power @ axes_DD.T for power in (0.5, -0.5))
         for k in range(len(moments.count)):
-            others_D = (moments.sums[row].sum(0) - moments.sums[row, k]) / (moments.count.sum() - moments.count[k])
-            seen_ND = (sample.rows[row, sample.emotion == k].double() - others_D) @ inverse_DD
+            others_D = (moments.sums[n].sum(0) - moments.sums[n, k]) / (moments.count.sum() - moments.count[k])
+            seen_ND = (sample.vectors[n, sample.emotion == k].double() - others_D) @ inverse_DD
             components_RD = torch.linalg.svd(seen_ND, full_matrices=False).Vh[:rank] @ root_DD
             basis_RD = torch.linalg.qr(components_RD.T).Q.T
-            sign_R = torch.where(basis_RD @ (moments.mean[row, k] - others_D) < 0, -1.0, 1.0)
+            sign_R = torch.where(basis_RD @ (moments.mean[n, k] - others_D) < 0, -1.0, 1.0)
             bases.append(basis_RD * sign_R[:, None])
     return torch.stack(bases).unflatten(0, (-1, len(moments.count)))
 
@@ -190,6 +190,6 @@ def shrunk(covariance_LDD: Float[Tensor, "L D D"], share: float) -> Float[Tensor
     return (1 - share) * covariance_LDD + share * variance_L[:, None, None] * identity_DD
 
 
-def unit(rows: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:
-    """Rows at length 1."""
-    return rows / rows.norm(dim=-1, keepdim=True)
+def unit(vectors: Float[Tensor, "*any D"]) -> Float[Tensor, "*any D"]:
+    """Vectors at length 1."""
+    return vectors / vectors.norm(dim=-1, keepdim=True)

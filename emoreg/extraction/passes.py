@@ -14,8 +14,8 @@ from emoreg.model import input_device, run_to
 
 logger = logging.getLogger(__name__)
 
-Rows = Callable[[int, Tensor, Batch], tuple[Tensor, Tensor]]
-"""Layer, hidden states and batch to the rows that go into the moments and their weight in each group."""
+VectorsOf = Callable[[int, Tensor, Batch], tuple[Tensor, Tensor]]
+"""Layer, hidden states and batch to the vectors that go into the moments and their weight in each group."""
 
 
 class Passes:
@@ -26,16 +26,16 @@ class Passes:
         model: nn.Module,
         fitter: MomentsFitter,
         texts: Sequence[Tokens],
-        rows: Rows,
+        vectors_of: VectorsOf,
         tokens_per_batch: int,
         can_split: bool,
     ):
-        self._model, self._fitter, self._texts, self._rows = model, fitter, texts, rows
+        self._model, self._fitter, self._texts, self._vectors_of = model, fitter, texts, vectors_of
         self._tokens, self._can_split = tokens_per_batch, can_split
 
     def add(self, index: Sequence[int], counts: bool = True) -> None:
-        """Run some texts, the longest first, and add their rows at every layer, at weight 0 if they do not count."""
-        # A pass that breaks off has been added at its lower layers. They are not to add it again.
+        """Run some texts, the longest first, and add their vectors at every layer, at weight 0 if they do not count."""
+        # A pass that breaks off has been added at its lower layers, which must not add it again.
         pieces = [(list(index), frozenset[int]())]
         while pieces:
             piece, added = pieces.pop(0)
@@ -57,8 +57,8 @@ class Passes:
 
         def visit(layer: int, hidden: Tensor) -> None:
             if layer not in added:
-                rows, weight = self._rows(layer, hidden, batch)
-                self._fitter.update(layer, rows, weight if counts else torch.zeros_like(weight))
+                vectors, weight = self._vectors_of(layer, hidden, batch)
+                self._fitter.update(layer, vectors, weight if counts else torch.zeros_like(weight))
                 added.add(layer)
 
         layers = self._fitter.layers

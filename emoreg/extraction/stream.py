@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 from emoreg import checks, ranks
 from emoreg.extraction.batches import cut
 from emoreg.extraction.moments import Moments, MomentsFitter
-from emoreg.extraction.passes import Passes, Rows
+from emoreg.extraction.passes import Passes, VectorsOf
 from emoreg.extraction.shards import Shards
 from emoreg.extraction.tokens import Tokens
 from emoreg.model import check_layers, depth, evaluating, gathered, is_sharded, named_weights, unwrap
@@ -31,13 +31,13 @@ class Stream:
     def moments(
         self,
         texts: Sequence[Tokens],
-        rows: Rows,
+        vectors_of: VectorsOf,
         n_groups: int,
         *,
         products: bool = False,
         shards: Shards | None = None,
     ) -> Moments:
-        """Forward every text once, in eval mode and without the head, and add up what ``rows`` makes of each layer.
+        """Forward every text once, in eval mode and without the head, and add up what ``vectors_of`` gives, by layer.
 
         Batches are dealt to the ranks of a distributed run; every rank must call this, and gets the moments of all.
         What ``shards`` already hold is not done again.
@@ -54,7 +54,7 @@ class Stream:
         turns = [missing[at : at + world] for at in range(0, len(missing), world)] or [[]]
         in_shares = is_sharded(self.model)
         fitter, mine = MomentsFitter(self.layers, n_groups, products), list[int]()
-        passes = Passes(self.model, fitter, texts, rows, self.tokens_per_batch, can_split=not in_shares)
+        passes = Passes(self.model, fitter, texts, vectors_of, self.tokens_per_batch, can_split=not in_shares)
         self.bar.update(sum(len(batches[n]) for n in done))
 
         def take(turn: Sequence[int]) -> None:
@@ -105,7 +105,7 @@ def streaming(
     Raises:
         ValueError: for a layer out of range, or a number that is too small.
     """
-    checks.whole("tokens_per_batch", tokens_per_batch, 1)
+    checks.integer("tokens_per_batch", tokens_per_batch, 1)
     n_blocks = depth(model)
     layers = check_layers(range(n_blocks) if layers is None else layers, n_blocks)
     with tqdm(total=total, desc=title, unit="text", disable=not progress or ranks.rank() > 0) as bar:

@@ -26,14 +26,14 @@ def text_moments(
     products: bool = False,
     shards: Shards | None = None,
 ) -> Moments:
-    """Moments of text vectors: one row per text, into the group that it is given."""
+    """Moments of text vectors: one vector per text, into the group that it is given."""
     group_of_text = torch.tensor(groups, device=input_device(stream.model))
     each_G = torch.arange(n_groups, device=group_of_text.device)
 
-    def rows(_layer: int, hidden_BTD: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    def vectors_of(_layer: int, hidden_BTD: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         return batch.text_means(hidden_BTD), group_of_text[batch.index, None] == each_G
 
-    return stream.moments(texts, rows, n_groups, products=products, shards=shards)
+    return stream.moments(texts, vectors_of, n_groups, products=products, shards=shards)
 
 
 def text_vectors(stream: Stream, texts: Sequence[Tokens]) -> Float[Tensor, "L N D"]:
@@ -48,19 +48,19 @@ def text_readings(
     directions = dict(zip(stream.layers, directions_LKD, strict=True))
     each_N = torch.arange(len(texts), device=input_device(stream.model))
 
-    def rows(layer: int, hidden_BTD: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    def vectors_of(layer: int, hidden_BTD: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         directions[layer] = directions[layer].to(hidden_BTD.device)  # once: a layer stays where it computes
         return batch.text_means(hidden_BTD) @ directions[layer].T, batch.index[:, None] == each_N
 
-    return stream.moments(texts, rows, len(texts)).sums
+    return stream.moments(texts, vectors_of, len(texts)).sums
 
 
 def token_moments(stream: Stream, texts: Sequence[Tokens], shards: Shards | None = None) -> Moments:
     """Moments of every token's hidden state, with its norm as a last component."""
 
-    def rows(_layer: int, hidden_BTD: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    def vectors_of(_layer: int, hidden_BTD: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         states_BTD = hidden_BTD.float()
-        rows_BTD = torch.cat([states_BTD, states_BTD.norm(dim=-1, keepdim=True)], dim=-1)
-        return rows_BTD.flatten(0, 1), batch.read.reshape(-1, 1)
+        with_norm_BTD = torch.cat([states_BTD, states_BTD.norm(dim=-1, keepdim=True)], dim=-1)
+        return with_norm_BTD.flatten(0, 1), batch.read.reshape(-1, 1)
 
-    return stream.moments(texts, rows, 1, products=True, shards=shards)
+    return stream.moments(texts, vectors_of, 1, products=True, shards=shards)

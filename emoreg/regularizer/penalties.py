@@ -103,7 +103,7 @@ class Anchor(_Penalty):
     def __post_init__(self):
         super().__post_init__()
         for name in ("every", "texts"):
-            checks.whole(name, getattr(self, name), 1)
+            checks.integer(name, getattr(self, name), 1)
 
     def __call__(self, z: Float[Tensor, "*shape"], z_base: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """The penalty at each token."""

@@ -30,9 +30,9 @@ def cosine(warmup_steps: int = 0, total_steps: int | None = None) -> Schedule:
 
 def check_steps(warmup: int, total: int | None, prefix: str = "") -> None:
     """Raise ValueError unless a schedule can rise over ``warmup`` steps and then fall until ``total``."""
-    checks.whole(f"{prefix}warmup_steps", warmup, 0)
+    checks.integer(f"{prefix}warmup_steps", warmup, 0)
     if total is not None:
-        checks.whole(f"{prefix}total_steps", total, 1)
+        checks.integer(f"{prefix}total_steps", total, 1)
         if total <= warmup:
             raise ValueError(
                 f"{prefix}total_steps must be a whole number above {prefix}warmup_steps={warmup}, got {total}"

@@ -44,7 +44,7 @@ class Sampling:
         checks.number("top_p", self.top_p)
         checks.refuse_unless(self.temperature > 0, "temperature", "above 0", self.temperature)
         checks.refuse_unless(0 < self.top_p <= 1, "top_p", "above 0 and at most 1", self.top_p)
-        checks.whole("max_tokens", self.max_tokens, 1)
+        checks.integer("max_tokens", self.max_tokens, 1)
 
 
 @runtime_checkable
@@ -53,7 +53,7 @@ class Backend(Protocol):
 
     @property
     def window(self) -> int:
-        """How many prompts it had best get at once."""
+        """How many prompts to give it at once."""
         ...
 
     def __call__(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int]) -> Iterator[tuple[int, str]]:
@@ -74,7 +74,7 @@ class Transformers:
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sampling: Sampling, batch_size: int = 32
     ) -> None:
-        checks.whole("batch_size", batch_size, 1)
+        checks.integer("batch_size", batch_size, 1)
         self._model, self._tokenizer, self._sampling, self._batch_size = model, tokenizer, sampling, batch_size
 
     @property

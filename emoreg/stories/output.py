@@ -23,8 +23,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         checks.text("model", self.model)
-        checks.whole("seed", self.seed, 0)
-        checks.whole("min_tokens", self.min_tokens, 1)
+        checks.integer("seed", self.seed, 0)
+        checks.integer("min_tokens", self.min_tokens, 1)
         most = self.sampling.max_tokens
         checks.refuse_unless(self.min_tokens <= most, "min_tokens", f"at most max_tokens, {most}", self.min_tokens)
 

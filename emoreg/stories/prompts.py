@@ -58,8 +58,8 @@ def plan(
     Raises:
         ValueError: for an emotion that is not on the list or named twice, or a number out of range.
     """
-    checks.whole("topics", topics, 1)
-    checks.whole("per_topic", per_topic, 1)
+    checks.integer("topics", topics, 1)
+    checks.integer("per_topic", per_topic, 1)
     checks.refuse_unless(topics <= len(TOPICS), "topics", f"at most {len(TOPICS)}", topics)
     checks.refuse_unless(not (neutral and names), "emotions", "left out of neutral dialogues", names)
     felt = [None] if neutral else _known(names)

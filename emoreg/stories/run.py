@@ -57,7 +57,7 @@ def write(
     Raises:
         ValueError: for an empty plan, one of stories and dialogues together, or a file as `output.resume` refuses it.
     """
-    checks.whole("attempts", attempts, 1)
+    checks.integer("attempts", attempts, 1)
     kinds = {item.emotion is None for item in items}
     checks.refuse_unless(len(kinds) == 1, "items", "stories or dialogues, one at least and not both", list(items))
     path = Path(path)

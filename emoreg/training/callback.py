@@ -60,7 +60,7 @@ class RegularizerCallback(TrainerCallback, ExportableState):
         """
         checks.kind("trainer", trainer, Trainer, "a Trainer of transformers or TRL")
         checks.kind("regularizer", regularizer, Regularizer, "a Regularizer")
-        checks.whole("gradient_every", gradient_every, 1)
+        checks.integer("gradient_every", gradient_every, 1)
         self.trainer = trainer
         self.regularizer = regularizer
         self.gradient_every = gradient_every

@@ -71,7 +71,7 @@ class RegularizerConfig:
         for name in ("hinge_weight", "anchor_weight"):
             checks.number(name, getattr(self, name), 0.0)
         checks.number("hinge_threshold", self.hinge_threshold)
-        checks.whole("anchor_every", self.anchor_every, 1)
+        checks.integer("anchor_every", self.anchor_every, 1)
         check_steps(self.term_warmup_steps, self.term_total_steps, prefix="term_")
         if not (isinstance(self.emotion_layers, str) and self.emotion_layers == "trusted"):
             if isinstance(self.emotion_layers, str):

@@ -47,7 +47,7 @@ def separation(
         "gain": gain_BLK[0],
         "gain_low": gain_BLK.quantile(low, dim=0),
         "stored": auc_draws(stored_LNK, texts.emotion, one_fold_N, texts.group, 0, seed)[0],
-        "neighbours": [[texts.emotions[j] for j in row] for row in neighbours_KJ.tolist()],
+        "neighbours": [[texts.emotions[j] for j in near] for near in neighbours_KJ.tolist()],
         "hard": _hard(of_layers_LNK, texts, neighbours_KJ),
         "crosstalk": geometry.crosstalk(of_layers_LNK[best], texts),
         "best": best,

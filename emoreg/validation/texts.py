@@ -119,5 +119,5 @@ def directions_from(
 
 def _embedded(model: nn.Module, tokens: Sequence[Tokens]) -> Float[Tensor, "N D"]:
     with gathered(embeddings(model).weight) as weight, torch.no_grad():
-        rows = [weight[text.ids[text.first : text.end].long().to(weight.device)] for text in tokens]
-        return torch.stack([row.float().mean(0).cpu() for row in rows])
+        found = [weight[text.ids[text.first : text.end].long().to(weight.device)] for text in tokens]
+        return torch.stack([states.float().mean(0).cpu() for states in found])

@@ -79,7 +79,7 @@ def validate(
         ("draws", draws, 0),
         ("max_texts", max_texts, 1),
     ):
-        checks.whole(name, value, least)
+        checks.integer(name, value, least)
     settings = {"estimator": "difference_of_means", "rank": 1, "from_token": 1, "denoise_share": 0.0}
     settings |= vectors.provenance.settings
     labelled = {item.emotion for item in corpus}

@@ -17,7 +17,7 @@ ARTIFACT_TYPE = "emotion-vectors"
 
 
 def push_artifact(vectors: EmotionVectors, name: str) -> str:
-    """Log vectors to a W&B run of their own; returns where the run is to be seen.
+    """Log vectors to a W&B run of their own; returns the address of the run, or its folder if it is offline.
 
     Args:
         vectors: what to log.

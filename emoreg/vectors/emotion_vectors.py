@@ -65,7 +65,7 @@ class EmotionVectors:
         checks.kind("weights", self.weights, dict, "a dict of name and tensor")
         for name, sample in self.weights.items():
             good = isinstance(sample, Tensor) and sample.ndim == 1 and sample.dtype == torch.float32
-            checks.refuse_unless(good, f"weights[{name!r}]", "a row of fp32 values", sample)
+            checks.refuse_unless(good, f"weights[{name!r}]", "one-dimensional, of fp32 values", sample)
         checks.kind("validation", self.validation, dict | None, "a dict, or None")
         for name in TENSORS:
             checks.kind(name, getattr(self, name), Tensor, "a tensor")

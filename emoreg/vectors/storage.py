@@ -40,13 +40,13 @@ def save(fields: Mapping[str, Any], path: str | Path) -> Path:
         "validation": json.dumps(fields["validation"]),
     }
     metadata[files.DIGEST] = files.digest(metadata, tensors)
-    with files.whole(path) as temporary:
+    with files.atomic(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
     return path
 
 
 def load(path: str | Path, make: Callable[..., Vectors]) -> Vectors:
-    """What ``make`` makes of the fields that `save` wrote.
+    """Read a file that `save` wrote; ``make`` is called with its fields.
 
     Raises:
         ValueError: if the file is missing, truncated, no safetensors, not of this format, or not as it was written.

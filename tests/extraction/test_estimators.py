@@ -50,7 +50,7 @@ class TestPlantedTruth:
     def test_principal_components_of_recentred_differences_find_nothing(self):
         """What repeng does by default: with the mean of the differences, what was planted is gone too."""
         _, sample, truth_KD = planted(100)
-        rows_ND = sample.rows[0]
+        rows_ND = sample.vectors[0]
         differences_ND = rows_ND[sample.emotion == 0] - rows_ND[sample.emotion == 1]
         truth_D = normalize(truth_KD[0] - truth_KD[1], dim=0)
         about_zero_D, recentred_D = (
@@ -65,9 +65,9 @@ class TestPlantedTruth:
         _, sample, truth_KD = planted(100)
         shuffled = sample.emotion[torch.randperm(400, generator=torch.Generator().manual_seed(1))]
         fitter = MomentsFitter([0], 4, products=True)
-        fitter.update(0, sample.rows[0], torch.nn.functional.one_hot(shuffled))
+        fitter.update(0, sample.vectors[0], torch.nn.functional.one_hot(shuffled))
         for estimator in ESTIMATORS:
-            found = fit(estimator, fitter.result(), EMOTIONS, Sample(sample.rows, shuffled))[0, :, 0]
+            found = fit(estimator, fitter.result(), EMOTIONS, Sample(sample.vectors, shuffled))[0, :, 0]
             assert (found * truth_KD).sum(-1).abs().max() < 0.7, estimator
 
     @pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -84,7 +84,7 @@ class TestAgainstTheObviousWay:
     def test_leace_reads_what_the_eraser_of_its_paper_reads(self):
         """Theorem 4.3 for a label of 0 and 1: the eraser takes out x's reading along pinv(cov) @ cov(x, z)."""
         moments, sample, _ = planted(200, size=8)
-        rows_ND, label_N = sample.rows[0], (sample.emotion == 1).double()
+        rows_ND, label_N = sample.vectors[0], (sample.emotion == 1).double()
         centred_ND, centred_N = rows_ND - rows_ND.mean(0), label_N - label_N.mean()
         cross_D, covariance_DD = centred_N @ centred_ND / 800, centred_ND.T @ centred_ND / 800
         root_DD = torch.from_numpy(sqrtm(torch.linalg.inv(covariance_DD).numpy()))
@@ -96,7 +96,7 @@ class TestAgainstTheObviousWay:
 
     def test_the_probe_separates_what_can_be_separated(self):
         _, sample, _ = planted(50)
-        readings_NK = sample.rows[0] @ logistic(sample, 4)[0].T
+        readings_NK = sample.vectors[0] @ logistic(sample, 4)[0].T
         for k in range(4):
             own, others = readings_NK[sample.emotion == k, k], readings_NK[sample.emotion != k, k]
             assert (own[:, None] > others).double().mean() > 0.99

@@ -107,8 +107,8 @@ class TestFile:
         [
             ({"std": None}, "it has no 'std'"),
             ({"extra": torch.ones(3)}, r"tensors of other names: \['extra'\]"),
-            ({"weights/q": torch.ones(2, 2)}, r"weights\['q'\] must be a row of fp32 values"),
-            ({"weights/q": torch.ones(2).half()}, r"weights\['q'\] must be a row of fp32 values"),
+            ({"weights/q": torch.ones(2, 2)}, r"weights\['q'\] must be one-dimensional, of fp32 values"),
+            ({"weights/q": torch.ones(2).half()}, r"weights\['q'\] must be one-dimensional, of fp32 values"),
         ],
     )
     def test_tensors_that_are_missing_or_strange(self, vectors, tmp_path, changes, message):

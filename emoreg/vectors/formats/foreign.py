@@ -37,7 +37,7 @@ def contents(path: str | Path) -> bytes:
 
 
 def directions_of(
-    rows: Mapping[int, Tensor],
+    pushes: Mapping[int, Tensor],
     *,
     data: bytes,
     emotion: str,
@@ -51,16 +51,18 @@ def directions_of(
         ValueError: for none, unequal widths, values that are not finite, a vector of zeros, or a block below 0.
     """
     checks.text("emotion", emotion)
-    checks.whole("offset", offset, -1_000_000)
-    if not rows:
+    checks.integer("offset", offset, -1_000_000)
+    if not pushes:
         raise ValueError("it holds no direction")
-    if min(rows) + offset < 0:
-        raise ValueError(f"offset {offset} makes block {min(rows)} into {min(rows) + offset}; blocks count from 0")
-    layers = sorted(rows)
+    if min(pushes) + offset < 0:
+        raise ValueError(f"offset {offset} makes block {min(pushes)} into {min(pushes) + offset}; blocks count from 0")
+    layers = sorted(pushes)
     for layer in layers:
-        if rows[layer].shape != rows[layers[0]].shape or rows[layer].ndim != 1:
-            raise ValueError(f"its vectors have shapes {sorted({tuple(row.shape) for row in rows.values()})}, not one")
-    shift_LD = torch.stack([rows[layer].double() for layer in layers])
+        if pushes[layer].shape != pushes[layers[0]].shape or pushes[layer].ndim != 1:
+            raise ValueError(
+                f"its vectors have shapes {sorted({tuple(one.shape) for one in pushes.values()})}, not one"
+            )
+    shift_LD = torch.stack([pushes[layer].double() for layer in layers])
     length_L = shift_LD.norm(dim=-1)
     for layer, length in zip(layers, length_L.tolist(), strict=True):
         if not _SHORTEST < length < _LONGEST:  # not so either where a value is NaN or infinite

@@ -46,9 +46,8 @@ def read_persona(path: str | Path, emotion: str | None = None, *, offset: int = 
         logger.warning(
             "%s: the last of %d rows is left out: it is of the state after the final norm", path, len(table_RD)
         )
-        rows = dict(enumerate(table_RD[1:-1]))
-        method = "persona vector, difference of means"
-        return directions_of(rows, data=data, emotion=emotion or name, method=method, token_rule=rule, offset=offset)
+        pushes, method = dict(enumerate(table_RD[1:-1])), "persona vector, difference of means"
+        return directions_of(pushes, data=data, emotion=emotion or name, method=method, token_rule=rule, offset=offset)
     except ValueError as error:
         raise ValueError(f"{path} is no persona vector that can be read: {error}; save or copy it again") from None
 

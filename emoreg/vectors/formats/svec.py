@@ -27,9 +27,9 @@ def read_svec(path: str | Path, emotion: str | None = None, *, offset: int = 0) 
         directions = found.get("directions") if isinstance(found, dict) else None
         if not isinstance(directions, dict):
             raise ValueError("it has no table of directions")
-        rows = {_block(key): _row(key, values) for key, values in directions.items()}
+        pushes = {_block(key): _vector(key, values) for key, values in directions.items()}
         name = emotion or Path(path).stem
-        return directions_of(rows, data=data, emotion=name, method="steering vector of an .svec file", offset=offset)
+        return directions_of(pushes, data=data, emotion=name, method="steering vector of an .svec file", offset=offset)
     except RecursionError:
         raise ValueError(f"{path} is no steering vector that can be read: it nests too deep") from None
     except ValueError as error:
@@ -49,7 +49,7 @@ def _block(key: str) -> int:
     return int(key)
 
 
-def _row(key: str, values: Any) -> Tensor:
+def _vector(key: str, values: Any) -> Tensor:
     good = isinstance(values, list) and values and all(type(value) in (int, float) for value in values)
     if not good or not all(-1e300 < value < 1e300 for value in values):  # nor is NaN
         raise ValueError(f"direction {key} is no list of finite numbers")

@@ -146,7 +146,7 @@ class TestReading:
             ({1: torch.full((8,), torch.nan)}, "has length nan"),
             ({1: torch.full((8,), torch.inf)}, "has length inf"),
             ({1: torch.ones(8, dtype=torch.float16)}, "GGML type 1, expected 0, fp32"),
-            ({1: torch.ones(2, 4)}, r"shape \[4, 2\], expected one row"),
+            ({1: torch.ones(2, 4)}, r"shape \[4, 2\], expected one vector"),
         ],
     )
     def test_refused(self, rows, message):
