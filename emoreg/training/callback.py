@@ -23,8 +23,8 @@ from transformers.trainer_callback import ExportableState
 
 from emoreg import checks, ranks
 from emoreg.regularizer import Regularizer, Term
-from emoreg.tracking import flat, is_ours, shown_on_console
 from emoreg.training.faults import naming_a_lost_rank, offline_if_unreachable
+from emoreg.training.log import FiguresInLog
 from emoreg.training.loss import TermInLoss
 from emoreg.training.replaced import replaced
 from emoreg.training.trainers import check_engine
@@ -86,11 +86,12 @@ class RegularizerCallback(TrainerCallback, ExportableState):
                 self._term.statistics.forget_values()
             self._loss = TermInLoss(self.trainer, self._term, self.gradient_every)
             stack.callback(replaced(self.trainer, "compute_loss", self._loss.wrap))
-            stack.callback(replaced(self.trainer, "log", self._logging))
-            stack.callback(replaced(self.trainer, "_save_checkpoint", self._saving))
+            figures = FiguresInLog(self.trainer, self._term)
+            stack.callback(replaced(self.trainer, "log", figures.in_log))
+            stack.callback(replaced(self.trainer, "_save_checkpoint", figures.before_saving))
             for callback in self.trainer.callback_handler.callbacks:
                 if isinstance(callback, PrinterCallback | ProgressCallback):
-                    stack.callback(replaced(callback, "on_log", self._printing))
+                    stack.callback(replaced(callback, "on_log", figures.on_console))
             if self._unguard_train is None:  # a second run: too late to guard the whole of it
                 stack.callback(replaced(self.trainer, "training_step", self._guarding_step))
             self._attached = stack.pop_all()
@@ -192,36 +193,3 @@ class RegularizerCallback(TrainerCallback, ExportableState):
                 "restore_callback_states_from_checkpoint=True has the trainer build its callbacks anew, which "
                 "cannot be done to this one; leave it False: RegularizerCallback restores its own state"
             )
-
-    def _logging(self, log: Callable) -> Callable:
-        @wraps(log)
-        def with_figures(logs: dict[str, float], *args: Any, **kwargs: Any):
-            assert self._term is not None
-            training = self.trainer.model.training  # pyright: ignore[reportOptionalMemberAccess]
-            with self.trainer.accelerator.autocast():
-                logs.update(flat(self._term.report("train" if training else "eval")))
-            return log(logs, *args, **kwargs)
-
-        return with_figures
-
-    def _saving(self, save_checkpoint: Callable) -> Callable:
-        @wraps(save_checkpoint)
-        def with_all_ranks(*args: Any, **kwargs: Any):
-            assert self._term is not None
-            if self.trainer.accelerator.num_processes > 1:
-                # What is saved is the first rank's.
-                self._term.statistics.move_to_first_rank()
-            return save_checkpoint(*args, **kwargs)
-
-        return with_all_ranks
-
-    def _printing(self, on_log: Callable) -> Callable:
-        # The history and the reporters get every figure; a console line has room for a few.
-        shown = shown_on_console(penalty.emotion for penalty in self.regularizer.penalties)
-
-        @wraps(on_log)
-        def brief(args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any):
-            kept = {name: value for name, value in (logs or {}).items() if not is_ours(name) or name in shown}
-            return on_log(args, state, control, logs=kept, **kwargs)
-
-        return brief
