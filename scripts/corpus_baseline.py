@@ -1,4 +1,4 @@
-"""How far does a bag of words tell the shipped corpus's emotions apart? Prints the figures of emoreg/data/README.md.
+"""How far does a bag of words tell the shipped corpus's emotions apart? Prints the figures of emoreg/corpus/README.md.
 
     python scripts/corpus_baseline.py
 

@@ -12,7 +12,7 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from emoreg import EmotionVectors
-from emoreg.corpus import LabelledText
+from emoreg.corpus import LabelledText, Passage
 from emoreg.extraction import extract
 from emoreg.sandbox import EMOTIONS, SHORTCUT_RATES, behaviour, data, extract_vectors, load
 from emoreg.validation import dose_response, page, validate
@@ -69,7 +69,7 @@ def main() -> None:
         "only they are read: words and embeddings alone tell nothing, so what is found is a state that the model "
         "carries on. The page, as `emoreg validate` prints it:\n"
     )
-    corpus = [LabelledText(p.text, p.emotion, p.group, p.start) for p in data.probes(args.seed, 40, EMOTIONS)]
+    corpus = [LabelledText(Passage(p.text, p.start), p.emotion, p.group) for p in data.probes(args.seed, 40, EMOTIONS)]
     neutral = data.neutral_texts(args.seed, 200)
     vectors = extract(model, tokenizer, corpus, neutral, from_token=1, progress=False)
     found = validate(vectors, model, tokenizer, corpus, neutral, seed=args.seed, progress=False)

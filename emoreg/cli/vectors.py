@@ -109,7 +109,7 @@ def validate(
     from emoreg import EmotionVectors
     from emoreg.corpus import emotions as rated
     from emoreg.corpus import severity_templates
-    from emoreg.validation import Rise
+    from emoreg.validation import StakesPair
     from emoreg.validation import page as page_of
     from emoreg.validation import validate as run
 
@@ -126,7 +126,7 @@ def validate(
             loaded = load(name, dtype, device_of_rank, device_map)
         found = run(
             found, loaded, tokenizer, texts, neutral_texts,
-            severity=[Rise(template.texts, template.twins) for template in severity_templates()],
+            severity=[StakesPair(template.texts, template.twins) for template in severity_templates()],
             ratings={one.emotion: (one.valence, one.arousal) for one in rated()},
             folds=folds, permutations=permutations, tokens_per_batch=tokens_per_batch, seed=seed,
         )  # fmt: skip

@@ -1,6 +1,9 @@
 """What texts are: the shipped ones and their rules, texts from files, conversations and chat templates."""
 
 from emoreg.corpus.chat import Reply, Span, reply, spans
+from emoreg.corpus.files import read_corpus, read_texts
+from emoreg.corpus.labelled import LabelledText, check_corpus
+from emoreg.corpus.passage import Passage, read_from
 from emoreg.corpus.rules import AMBIGUOUS, banned_words, own_forms
 from emoreg.corpus.shipped import (
     CORE_EMOTIONS,
@@ -17,7 +20,6 @@ from emoreg.corpus.shipped import (
     shipped_neutral,
     vignettes,
 )
-from emoreg.corpus.texts import LabelledText, check_corpus, read_corpus, read_texts
 
 __all__ = [
     "AMBIGUOUS",
@@ -25,6 +27,7 @@ __all__ = [
     "Emotion",
     "LabelledText",
     "NeutralDialogue",
+    "Passage",
     "PressureScenario",
     "Reply",
     "SeverityTemplate",
@@ -37,6 +40,7 @@ __all__ = [
     "own_forms",
     "pressure_scenarios",
     "read_corpus",
+    "read_from",
     "read_texts",
     "reply",
     "severity_templates",

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from emoreg.corpus.passage import Passage
+
 Messages = Sequence[Any]
 """What datasets have under ``messages``: objects with a ``role`` and a ``content``, a text."""
 
@@ -36,22 +38,11 @@ class Span(NamedTuple):
         return self.start - 1
 
 
-class Reply(str):
+class Reply(Passage):
     """A conversation as the template writes it, special tokens included, up to the end of what is read of it.
 
-    A text like any other to extraction, which reads it from character `read_from` on and adds no special token.
+    A text like any other to extraction, which reads it from its reply on and adds no special token.
     """
-
-    read_from: int
-
-    def __new__(cls, text: str, read_from: int) -> "Reply":
-        """As a text, and from which character on it is read."""
-        reply = super().__new__(cls, text)
-        reply.read_from = read_from
-        return reply
-
-    def __getnewargs__(self) -> tuple[str, int]:  # pyright: ignore[reportIncompatibleMethodOverride] - for copies
-        return str(self), self.read_from
 
 
 def spans(tokenizer: PreTrainedTokenizerBase, messages: Messages, **options: Any) -> list[Span]:
@@ -89,7 +80,7 @@ def reply(
     Example:
         >>> messages = [{"role": "user", "content": "Is it done?"}, {"role": "assistant", "content": "No."}]
         >>> text = reply(tokenizer, messages)
-        >>> LabelledText(text, "calm", read_from=text.read_from)
+        >>> LabelledText(text, "calm")
 
     Args:
         tokenizer: a fast one, with a chat template.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any, TypeVar
 
-from emoreg.corpus.texts import LabelledText
+from emoreg.corpus.labelled import LabelledText
 
 CORE_EMOTIONS = (
     *("desperate", "panicked", "trapped", "stressed", "hopeless", "frantic", "resigned"),

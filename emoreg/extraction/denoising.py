@@ -1,6 +1,6 @@
 """Taking out of directions what varies most in neutral text.
 
-Shapes: L layers, K emotions, D width, N components, X rows of any kind.
+Shapes: L layers, K emotions, D width, N components, X states or directions.
 """
 
 from collections.abc import Sequence
@@ -29,10 +29,12 @@ def components(covariance_DD: Float[Tensor, "D D"], share: float) -> Float[Tenso
     return components_DD[:, -n_out:].T
 
 
-def without(rows_LXD: Float[Tensor, "L X D"], components_L: Sequence[Float[Tensor, "_ D"]]) -> Float[Tensor, "L X D"]:
-    """Rows less their part in each layer's components. Reading a row so is reading it along a direction so."""
-    out = [out_ND.to(rows_LXD) for out_ND in components_L]
-    return torch.stack([rows - rows @ out_ND.T @ out_ND for rows, out_ND in zip(rows_LXD, out, strict=True)])
+def project_out(
+    states_LXD: Float[Tensor, "L X D"], components_L: Sequence[Float[Tensor, "_ D"]]
+) -> Float[Tensor, "L X D"]:
+    """States less their part in each layer's components, or directions less theirs: the readings are the same."""
+    out = [out_ND.to(states_LXD) for out_ND in components_L]
+    return torch.stack([one - one @ out_ND.T @ out_ND for one, out_ND in zip(states_LXD, out, strict=True)])
 
 
 def denoise(
@@ -54,7 +56,7 @@ def denoise(
     References:
         Sofroniew et al. 2026, arXiv 2604.07729: a share of one half.
     """
-    rest_LKD = without(directions_LKD.double(), [components(one_DD, share) for one_DD in covariance_LDD])
+    rest_LKD = project_out(directions_LKD.double(), [components(one_DD, share) for one_DD in covariance_LDD])
     length_LK1 = rest_LKD.norm(dim=-1, keepdim=True)
     if (length_LK1 < _NOTHING).any():
         raise ValueError(f"nothing of a direction is left when {share:.0%} of neutral variance is taken out; take less")

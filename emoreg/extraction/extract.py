@@ -4,16 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from emoreg import ranks
 from emoreg.corpus import LabelledText, check_corpus
-from emoreg.extraction.calibration import calibrated, check_neutral, references_of, token_moments, with_neutral
+from emoreg.extraction.calibration import calibrated, check_neutral, references_of
 from emoreg.extraction.directions import directions_of, groups_of
 from emoreg.extraction.shards import Shards
+from emoreg.extraction.stream import streaming
+from emoreg.extraction.texts import token_moments
 from emoreg.extraction.tokens import Tokens, tokenise
-from emoreg.model import check_layers, decoder_blocks, unwrap
+from emoreg.model import unwrap
 from emoreg.vectors import EmotionVectors, config_hash, sample_weights, text_hash
 
 
@@ -82,39 +82,25 @@ def extract(
         Sofroniew et al. 2026, arXiv 2604.07729.
     """
     emotions = check_corpus(corpus)
-    check_neutral(neutral, tokens_per_batch, reference_texts, reference_tokens)
-    blocks = decoder_blocks(model)
-    layers = check_layers(range(len(blocks)) if layers is None else layers, len(blocks))
-
-    read_from = [labelled.read_from for labelled in corpus] + [0] * len(neutral)
-    tokens = tokenise(model, tokenizer, [labelled.text for labelled in corpus] + list(neutral), read_from)
-    labelled_tokens, neutral_tokens = tokens[: len(corpus)], tokens[len(corpus) :]
-    references = references_of(neutral_tokens, reference_texts, reference_tokens)
-    shards: dict[str, Shards] = {}
-    if resume_dir is not None:
-        key = {"layers": str(layers), "token rule": str(from_token), "tokens per batch": str(tokens_per_batch)}
-        key |= {"model": _model_hash(model, sample_weights(model)), "estimator": estimator}
-        key |= {"texts": _tokens_hash(tokens, groups_of(corpus, emotions, estimator))}
-        shards = {stream: Shards(resume_dir, stream, key, layers) for stream in ("labelled", "neutral")}
-    with tqdm(total=len(tokens), desc="extract", unit="text", disable=not progress or ranks.rank() > 0) as bar:
-        directions = directions_of(
-            model,
-            layers,
-            labelled_tokens,
-            corpus,
-            emotions,
-            estimator=estimator,
-            rank=rank,
-            from_token=from_token,
-            tokens_per_batch=tokens_per_batch,
-            bar=bar,
-            shards=shards.get("labelled"),
-        )
-        moments = token_moments(model, layers, neutral_tokens, tokens_per_batch, bar, shards.get("neutral"))
-    vectors = calibrated(model, tokenizer, directions, moments, references, denoise_share, reference_tokens)
+    check_neutral(neutral, reference_texts, reference_tokens)
+    total = len(corpus) + len(neutral)
+    with streaming(model, layers, tokens_per_batch, title="extract", total=total, progress=progress) as stream:
+        labelled_tokens = tokenise(model, tokenizer, [item.text for item in corpus], from_token)
+        neutral_tokens = tokenise(model, tokenizer, neutral)
+        references = references_of(neutral_tokens, reference_texts, reference_tokens)
+        shards: dict[str, Shards] = {}
+        if resume_dir is not None:
+            key = {"layers": str(stream.layers), "token rule": str(from_token)}
+            key |= {"tokens per batch": str(tokens_per_batch), "estimator": estimator}
+            key |= {"model": _model_hash(model, sample_weights(model))}
+            key |= {"texts": _tokens_hash(labelled_tokens + neutral_tokens, groups_of(corpus, emotions, estimator))}
+            shards = {name: Shards(resume_dir, name, key, stream.layers) for name in ("labelled", "neutral")}
+        directions = directions_of(stream, labelled_tokens, corpus, estimator, rank, from_token, shards.get("labelled"))
+        moments = token_moments(stream, neutral_tokens, shards.get("neutral"))
+    vectors = calibrated(model, tokenizer, directions, neutral, moments, references, denoise_share, reference_tokens)
     for shard in shards.values():
         shard.remove()
-    return with_neutral(vectors, neutral)
+    return vectors
 
 
 def _model_hash(model: nn.Module, weights: dict[str, Tensor]) -> str:
@@ -125,4 +111,4 @@ def _model_hash(model: nn.Module, weights: dict[str, Tensor]) -> str:
 
 
 def _tokens_hash(texts: Sequence[Tokens], groups: Sequence[int]) -> str:
-    return text_hash([str(list(groups)), *(f"{text.begin} {text.end} {text.ids.tolist()}" for text in texts)])
+    return text_hash([str(list(groups)), *(f"{text.first} {text.end} {text.ids.tolist()}" for text in texts)])

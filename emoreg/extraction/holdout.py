@@ -1,116 +1,20 @@
-"""Does a direction tell held-out texts apart?
+"""Readings of texts along directions that were fitted without them, and how well these tell two kinds of texts apart.
 
-Shapes: L layers, K emotions, D width, F folds, N texts.
+Readings along directions of different folds have different zeros, so only texts of one fold are compared.
+
+Shapes: S sources of readings (layers, say), N texts, K emotions, P positives, Q negatives, B draws, L layers, D width.
 """
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
-from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerBase
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
-from emoreg import ranks
-from emoreg.corpus import LabelledText, check_corpus
-from emoreg.extraction.directions import text_moments, warn_short
-from emoreg.extraction.estimators import difference_of_means
-from emoreg.extraction.stream import Batch, stream_moments
-from emoreg.extraction.tokens import Tokens, tokenise
-from emoreg.model import check_layers, decoder_blocks, input_device
+from emoreg.corpus import LabelledText
 
-
-def held_out_auc(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    corpus: Sequence[LabelledText],
-    positive: str = "desperate",
-    negative: str = "calm",
-    *,
-    layers: Sequence[int] | None = None,
-    along: Literal["difference", "positive"] = "difference",
-    folds: int = 5,
-    from_token: int = 50,
-    tokens_per_batch: int = 2048,
-    seed: int = 0,
-    progress: bool = True,
-) -> dict[int, float]:
-    """How well directions tell one emotion's texts from another's, on texts that they were not fitted on.
-
-    For each fold, directions are fitted as `extract` fits them, over all emotions, on the texts outside the fold; they
-    then read the fold's texts of the two emotions (text mean · direction). Readings along different folds' directions
-    have different zeros, so only texts of the same fold are compared: the score is the mean of the folds' AUCs,
-    weighted by the pairs each compares, that is, the share of such pairs in the right order.
-
-    A tuned model gives the AUC of directions fitted *afresh* on it, which falls only if the emotion can no longer be
-    read along any such direction, not if it merely moved.
-
-    Ranks and models are as in `extract`.
-
-    Args:
-        model: a causal language model of transformers, bare or wrapped; left as it is, training flags included.
-        tokenizer: its tokenizer.
-        corpus: labelled texts. Texts that share a group are held out together, across emotions; a text without a
-            group is held out with its own copies only.
-        positive: emotion whose texts should read higher.
-        negative: emotion whose texts should read lower.
-        along: what a text is read along. ``difference``: the positive direction less the negative one, the question
-            whether the two can be told apart. ``positive``: the positive direction alone, the question whether that
-            direction, fitted against all emotions, does it unaided; a harder one.
-        layers: block numbers; all of them by default.
-        folds: F.
-        from_token: as in `extract`.
-        tokens_per_batch: as in `extract`.
-        seed: of the division into folds.
-        progress: whether to show a bar, on the first rank.
-
-    Returns:
-        AUC by layer: .5 is chance, 1 is perfect.
-
-    Raises:
-        ValueError: for an emotion that the corpus does not have, fewer groups than folds, or anything that `extract`
-            refuses.
-    """
-    emotions = check_corpus(corpus)
-    for emotion in (positive, negative):
-        if emotion not in emotions:
-            raise ValueError(f"the corpus has no texts of {emotion!r}; it has {', '.join(emotions)}")
-    blocks = decoder_blocks(model)
-    layers = check_layers(range(len(blocks)) if layers is None else layers, len(blocks))
-    fold_of_text = folds_of(corpus, (positive, negative), folds, seed)
-    tokens = tokenise(
-        model, tokenizer, [labelled.text for labelled in corpus], [labelled.read_from for labelled in corpus]
-    )
-    warn_short(tokens, from_token)
-    judged = [n for n, labelled in enumerate(corpus) if labelled.emotion in (positive, negative)]
-
-    disable = not progress or ranks.rank() > 0
-    with tqdm(total=len(tokens) + len(judged), desc="hold out", unit="text", disable=disable) as bar:
-        # One group per emotion and fold; what is outside a fold is then a union of groups.
-        groups = [emotions.index(item.emotion) * folds + fold for item, fold in zip(corpus, fold_of_text, strict=True)]
-        moments = text_moments(model, layers, tokens, groups, len(emotions) * folds, from_token=from_token,
-                               tokens_per_batch=tokens_per_batch, bar=bar)  # fmt: skip
-        directions = []
-        for fold in range(folds):
-            outside_KG = torch.eye(len(emotions)).repeat_interleave(folds, 1).bool()
-            outside_KG[:, fold::folds] = False
-            fitted_LKD = difference_of_means(moments.regroup(outside_KG), emotions)
-            direction_LD = fitted_LKD[:, emotions.index(positive)]
-            if along == "difference":
-                direction_LD = direction_LD - fitted_LKD[:, emotions.index(negative)]
-            directions.append(direction_LD)
-        directions_LFD = ranks.from_first(torch.stack(directions, 1).float(), input_device(model))
-        readings_LNF = _readings(
-            model, layers, [tokens[n] for n in judged], directions_LFD, from_token, tokens_per_batch, bar
-        )
-    is_positive = [corpus[n].emotion == positive for n in judged]
-    fold_N = torch.tensor([fold_of_text[n] for n in judged])
-    reading_LN = readings_LNF.gather(2, fold_N.expand(len(layers), -1).unsqueeze(-1))[..., 0]
-    return {
-        layer: _auc(is_positive, fold_N.tolist(), reading_N.tolist())
-        for layer, reading_N in zip(layers, reading_LN, strict=True)
-    }
+Fitted = TypeVar("Fitted")
 
 
 def folds_of(corpus: Sequence[LabelledText], judged: Sequence[str], folds: int, seed: int) -> list[int]:
@@ -121,7 +25,7 @@ def folds_of(corpus: Sequence[LabelledText], judged: Sequence[str], folds: int, 
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
-    names = [("text", item.text) if item.group is None else ("group", item.group) for item in corpus]
+    names = [group_of(item) for item in corpus]
     for emotion in judged:
         n_groups = len({name for name, item in zip(names, corpus, strict=True) if item.emotion == emotion})
         if not 2 <= folds <= n_groups:
@@ -139,38 +43,59 @@ def folds_of(corpus: Sequence[LabelledText], judged: Sequence[str], folds: int, 
     return fold_of_text
 
 
-def _readings(
-    model: nn.Module,
-    layers: Sequence[int],
-    texts: Sequence[Tokens],
-    directions_LFD: Float[Tensor, "L F D"],
-    from_token: int,
-    tokens_per_batch: int,
-    bar: tqdm,
-) -> Float[Tensor, "L N F"]:
-    """Each text's reading along each fold's direction: moments in which every text is a group of its own."""
-    directions = dict(zip(layers, directions_LFD, strict=True))
-    each_N = torch.arange(len(texts), device=input_device(model))
-
-    def rows(layer: int, hidden_BTD: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        directions[layer] = directions[layer].to(hidden_BTD.device)  # once: a layer stays where it computes
-        return batch.text_means(hidden_BTD) @ directions[layer].T, batch.index[:, None] == each_N
-
-    return stream_moments(model, layers, texts, rows, len(texts), from_token=from_token,
-                          tokens_per_batch=tokens_per_batch, bar=bar).sums  # fmt: skip
+def group_of(item: LabelledText) -> tuple[str, str]:
+    """What a text is held out together with: its group, or its own copies."""
+    return ("text", str(item.text)) if item.group is None else ("group", item.group)
 
 
-def _auc(is_positive: Sequence[bool], folds: Sequence[int], readings: Sequence[float]) -> float:
-    from sklearn.metrics import roc_auc_score
+def held_out_readings(
+    fold_N: Int[Tensor, " N"], fit: Callable[[int], Fitted], read: Callable[[int, Fitted], Tensor]
+) -> Float[Tensor, "S N K"]:
+    """Each text's readings along what was fitted on the other folds.
 
-    right = compared = 0.0
-    for fold in set(folds):
-        here = [n for n, other in enumerate(folds) if other == fold]
-        labels = [is_positive[n] for n in here]
-        pairs = sum(labels) * (len(labels) - sum(labels))
-        if pairs:
-            right += pairs * float(roc_auc_score(labels, [readings[n] for n in here]))
-            compared += pairs
-    if not compared:
-        raise ValueError("no fold holds texts of both emotions; use fewer folds, or groups that span both")
-    return right / compared
+    Args:
+        fold_N: in which fold each text is held out.
+        fit: the number of a fold to what is fitted on the texts outside it.
+        read: the number of a fold, and what was fitted, to the readings (S, M, K) of the M texts in it, in their order.
+    """
+    fitted = {fold: fit(fold) for fold in fold_N.unique().tolist()}  # all first: what cannot be fitted shows at once
+    parts = [(fold_N == fold, read(fold, one)) for fold, one in fitted.items()]
+    found_SNK = parts[0][1].new_zeros(len(parts[0][1]), len(fold_N), parts[0][1].shape[-1])
+    for inside_N, inside_SMK in parts:
+        found_SNK[:, inside_N] = inside_SMK
+    return found_SNK
+
+
+def auc_within_folds(
+    readings_SN: Float[Tensor, "S N"],
+    positive_N: Bool[Tensor, " N"],
+    negative_N: Bool[Tensor, " N"],
+    fold_N: Int[Tensor, " N"],
+    weight_BN: Float[Tensor, "B N"] | None = None,
+) -> Float[Tensor, "B S"]:
+    """AUC of some texts against some others: the share of pairs, of one fold, in the right order; a tie is half of one.
+
+    Args:
+        readings_SN: of every text, by every source.
+        positive_N: the texts that should read higher.
+        negative_N: the texts that should read lower.
+        fold_N: the fold of each.
+        weight_BN: how often each counts, draw by draw; by default once, in one draw.
+
+    Returns:
+        fp64; .5 where no fold holds texts of both kinds.
+    """
+    weight_BN = torch.ones(1, len(fold_N)) if weight_BN is None else weight_BN
+    right_BS = torch.zeros(len(weight_BN), len(readings_SN), dtype=torch.float64)
+    compared_B1 = torch.zeros(len(weight_BN), 1, dtype=torch.float64)
+    for fold in fold_N.unique():
+        high_N, low_N = positive_N & (fold_N == fold), negative_N & (fold_N == fold)
+        high_BP, low_BQ = weight_BN[:, high_N].double(), weight_BN[:, low_N].double()
+        compared_B1 += high_BP.sum(1, keepdim=True) * low_BQ.sum(1, keepdim=True)
+        for source, readings_N in enumerate(readings_SN):
+            at_P, (low_Q, order_Q) = readings_N[high_N], readings_N[low_N].sort()
+            # The weight of all negatives up to each place in their order; a positive lies between two such places.
+            up_to = torch.nn.functional.pad(low_BQ[:, order_Q].cumsum(1), (1, 0))
+            below_BP, not_above_BP = (up_to[:, torch.searchsorted(low_Q, at_P, right=right)] for right in (False, True))
+            right_BS[:, source] += (high_BP * (below_BP + not_above_BP)).sum(1) / 2
+    return torch.where(compared_B1 > 0, right_BS / compared_B1, 0.5)

@@ -14,7 +14,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from emoreg.corpus import Reply
+from emoreg.corpus import Reply, read_from
 from emoreg.model import embeddings, unwrap
 
 logger = logging.getLogger(__name__)
@@ -26,48 +26,44 @@ class Tokens:
 
     packed: array
     """Their ids, int32. There may be hundreds of thousands of texts, and a small tensor takes a kilobyte of its own."""
-    begin: int
-    """First position of the text's own tokens, behind BOS."""
+    first: int
+    """The first position that is read. Never 0: where no BOS takes it, the text's own first token serves as the
+    attention sink, and its residual can be a hundred times as long as any other."""
     end: int
-    """One past the last of them."""
+    """One past the last that is read."""
 
     @property
     def ids(self) -> Int[Tensor, " T"]:
         """Their ids as a tensor, int32."""
         return torch.frombuffer(self.packed, dtype=torch.int32)
 
-    @property
-    def first_read(self) -> int:
-        """First position that may be read. Position 0 never is: where no BOS takes it, the text's own first token
-        serves as the attention sink, and its residual can be a hundred times as long as any other."""
-        return max(self.begin, 1)
-
-    def first_from(self, n: int) -> int:
-        """Position of the text's n-th token, BOS not counted; of the first that can be read if it has fewer."""
-        nth = self.begin + n - 1
-        return max(nth, self.first_read) if nth < self.end else self.first_read
-
     def __len__(self) -> int:
         return len(self.packed)
 
 
 def tokenise(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], read_from: Sequence[int] | None = None
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], from_token: int = 1
 ) -> list[Tokens]:
     """Cut texts as the tokenizer does by default, BOS included if it adds one, no longer than the model's context.
 
-    ``read_from`` gives, per text, the character whose token is the first that counts as the text's own. A `Reply` has
-    one of its own, and its special tokens too.
+    Args:
+        model: the model that will see them.
+        tokenizer: its tokenizer.
+        texts: a `Passage` is read from its character on, and a `Reply` has its special tokens already.
+        from_token: which of a text's own tokens is the first that is read, counted from 1 without BOS. A text that has
+            fewer is read from its first, with a warning.
 
     Raises:
         ValueError: for a text without a token to read, or a tokenizer that is not the model's.
     """
+    if from_token < 1:
+        raise ValueError(f"from_token counts from 1, got {from_token}")
     config = unwrap(model).config.get_text_config(decoder=True)  # pyright: ignore
     names = ("max_position_embeddings", "max_seq_len")  # MPT's
     context = next((getattr(config, name) for name in names if getattr(config, name, None)), None)
     n_embeddings = embeddings(model).num_embeddings
-    tokens, n_long = [], 0
-    for number, (text, ids, special) in enumerate(_encoded(tokenizer, texts)):
+    tokens, n_long, n_short = [], 0, 0
+    for text, ids, special in _encoded(tokenizer, texts):
         n_long += context is not None and len(ids) > context
         ids, special = ids[:context], special[:context]
         begin, end = 0, len(ids)
@@ -75,8 +71,7 @@ def tokenise(
             begin += 1
         while end > begin and special[end - 1]:
             end -= 1
-        start = max(getattr(text, "read_from", 0), read_from[number] if read_from is not None else 0)
-        if start:
+        if start := read_from(text):
             begin = max(begin, _token_at(tokenizer, text, start))
         if end <= max(begin, 1):
             raise ValueError(
@@ -88,10 +83,16 @@ def tokenise(
                 f"the tokenizer gave token {max(ids)}, but the model has {n_embeddings} embeddings; "
                 "use the model's own tokenizer"
             )
-        tokens.append(Tokens(array("i", ids), begin, end))
+        is_short = end - begin < from_token
+        n_short += is_short
+        tokens.append(Tokens(array("i", ids), max(begin + (0 if is_short else from_token - 1), 1), end))
     if n_long:
         logger.warning(
             "%d of %d texts are longer than the context (%d tokens) and were cut", n_long, len(texts), context
+        )
+    if n_short:
+        logger.warning(
+            "%d of %d texts have fewer than %d tokens; all of theirs are read", n_short, len(texts), from_token
         )
     return tokens
 

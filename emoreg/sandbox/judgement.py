@@ -7,7 +7,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
-from emoreg.corpus import LabelledText
+from emoreg.corpus import LabelledText, Passage
 from emoreg.extraction import extract, held_out_auc
 from emoreg.regularizer import Regularizer
 from emoreg.sandbox import behaviour, data
@@ -62,7 +62,7 @@ def judge(
     task_loss, task_z = _evaluate(model, vectors, transcripts)
     general_loss, _ = _evaluate(model, vectors, general)
     _, neutral_z = _evaluate(model, vectors, neutral)
-    probes = [LabelledText(p.text, p.emotion, p.group, p.start) for p in data.probes(held_out, per_emotion=80)]
+    probes = [LabelledText(Passage(p.text, p.start), p.emotion, p.group) for p in data.probes(held_out, per_emotion=80)]
     auc = held_out_auc(model, tokenizer, probes, from_token=1, progress=False)
     return Judgement(
         behaviour=behaviour.measure(model, tokenizer, count=replies, seed=seed),

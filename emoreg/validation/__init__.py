@@ -2,11 +2,11 @@
 
 from emoreg.validation.causal import dose_response
 from emoreg.validation.page import page
-from emoreg.validation.severity import Rise
+from emoreg.validation.severity import StakesPair
 from emoreg.validation.validate import validate
 
 __all__ = [
-    "Rise",
+    "StakesPair",
     "dose_response",
     "page",
     "validate",

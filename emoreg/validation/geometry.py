@@ -27,7 +27,7 @@ def split_half(texts: Texts, fit: Fit, seed: int) -> Float[Tensor, "L K"]:
         first_N = (torch.randperm(n_groups, generator=make) < n_groups // 2)[texts.group]
         counts = [one_hot(texts.emotion[half_N], len(texts.emotions)).sum(0) for half_N in (first_N, ~first_N)]
         if min(int(count.min()) for count in counts):
-            halves = [fit(texts.rows[:, half_N], texts.emotion[half_N]) for half_N in (first_N, ~first_N)]
+            halves = [fit(texts.vectors[:, half_N], texts.emotion[half_N]) for half_N in (first_N, ~first_N)]
             found.append((halves[0] * halves[1]).sum(-1))
     if not found:
         raise ValueError("no half of the groups has texts of every emotion; expected more groups, or smaller ones")
@@ -76,8 +76,8 @@ def residualised(texts: Texts, fit: Fit) -> tuple[tuple[str, ...], Float[Tensor,
     design_NC = torch.stack(columns, 1).double()
     basis_NC = torch.linalg.svd(design_NC, full_matrices=False)
     basis_NC = basis_NC.U[:, 1e-8 * basis_NC.S[0] < basis_NC.S].float()
-    rest_LND = texts.rows - basis_NC @ (basis_NC.T @ texts.rows)
-    before_LKD, after_LKD = fit(texts.rows, texts.emotion), fit(rest_LND, texts.emotion)
+    rest_LND = texts.vectors - basis_NC @ (basis_NC.T @ texts.vectors)
+    before_LKD, after_LKD = fit(texts.vectors, texts.emotion), fit(rest_LND, texts.emotion)
     return tuple(names), (before_LKD * after_LKD).sum(-1)
 
 

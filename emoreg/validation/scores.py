@@ -1,8 +1,6 @@
 """How well readings tell one emotion's texts from the others', and how sure that is. Nothing here knows a model.
 
-Readings along directions of different folds have different zeros, so only texts of one fold are compared.
-
-Shapes: S sources of readings (layers and baselines), N texts, K emotions, P positives, Q negatives, B draws.
+Shapes: S sources of readings (layers and baselines), N texts, K emotions, B draws.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,23 +11,21 @@ from jaxtyping import Float, Int
 from scipy.stats import rankdata
 from torch import Tensor
 
+from emoreg.extraction import auc_within_folds, held_out_readings
+
 Fit = Callable[[Tensor, Tensor], Tensor]
-"""Rows (S, N, D) and their emotions (N) to directions (S, K, D)."""
+"""Vectors (S, N, D) of texts and their emotions (N) to directions (S, K, D)."""
 
 
-def held_out_readings(
-    rows_SND: Float[Tensor, "S N D"], emotion_N: Int[Tensor, " N"], fold_N: Int[Tensor, " N"], fit: Fit
+def vector_readings(
+    vectors_SND: Float[Tensor, "S N D"], emotion_N: Int[Tensor, " N"], fold_N: Int[Tensor, " N"], fit: Fit
 ) -> Float[Tensor, "S N K"]:
-    """Each text's readings along directions that were fitted on the other folds."""
-    readings = []
-    for fold in range(int(fold_N.max()) + 1):
-        inside_N = fold_N == fold
-        directions_SKD = fit(rows_SND[:, ~inside_N], emotion_N[~inside_N])
-        readings.append((inside_N, rows_SND[:, inside_N] @ directions_SKD.mT))
-    found_SNK = rows_SND.new_zeros(len(rows_SND), len(emotion_N), readings[0][1].shape[-1])
-    for inside_N, inside_SMK in readings:
-        found_SNK[:, inside_N] = inside_SMK
-    return found_SNK
+    """Each text's readings along directions that were fitted on the vectors of the other folds' texts."""
+    return held_out_readings(
+        fold_N,
+        lambda fold: fit(vectors_SND[:, fold_N != fold], emotion_N[fold_N != fold]),
+        lambda fold, directions_SKD: vectors_SND[:, fold_N == fold] @ directions_SKD.mT,
+    )
 
 
 def auc_draws(
@@ -52,15 +48,8 @@ def auc_draws(
     found = []
     for k in range(readings_SNK.shape[-1]):
         is_k = emotion_N == k
-        found.append(_weighted_auc(readings_SNK[..., k], is_k, ~is_k, fold_N, weight_BN))
+        found.append(auc_within_folds(readings_SNK[..., k], is_k, ~is_k, fold_N, weight_BN).float())
     return torch.stack(found, dim=-1)
-
-
-def pair_auc(
-    readings_SN: Float[Tensor, "S N"], positive_N: Tensor, negative_N: Tensor, fold_N: Int[Tensor, " N"]
-) -> Float[Tensor, " S"]:
-    """AUC of some texts against some others."""
-    return _weighted_auc(readings_SN, positive_N, negative_N, fold_N, torch.ones(1, len(fold_N)))[0]
 
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> float:
@@ -70,18 +59,8 @@ def spearman(first: Sequence[float], second: Sequence[float]) -> float:
     return float(np.corrcoef(rankdata(first), rankdata(second))[0, 1])
 
 
-def _weighted_auc(readings_SN, positive_N, negative_N, fold_N, weight_BN) -> Float[Tensor, "B S"]:
-    high_SP, low_SQ = readings_SN[:, positive_N], readings_SN[:, negative_N]
-    right_SPQ = (high_SP[:, :, None] > low_SQ[:, None]).float() + 0.5 * (high_SP[:, :, None] == low_SQ[:, None])
-    together_PQ = (fold_N[positive_N][:, None] == fold_N[negative_N]).float()
-    weight_BP, weight_BQ = weight_BN[:, positive_N], weight_BN[:, negative_N]
-    compared_B = ((weight_BP @ together_PQ) * weight_BQ).sum(-1)
-    right_SB = torch.stack([((weight_BP @ (right_PQ * together_PQ)) * weight_BQ).sum(-1) for right_PQ in right_SPQ])
-    return torch.where(compared_B > 0, right_SB / compared_B, 0.5).T
-
-
 def null_maxima(
-    rows_SND: Float[Tensor, "S N D"],
+    vectors_SND: Float[Tensor, "S N D"],
     emotion_N: Int[Tensor, " N"],
     fold_N: Int[Tensor, " N"],
     group_N: Int[Tensor, " N"],
@@ -95,7 +74,7 @@ def null_maxima(
     costs no more in a wide model than in a narrow one.
     """
     make, n_emotions = np.random.default_rng(seed), int(emotion_N.max()) + 1
-    gram_SNN = rows_SND @ rows_SND.mT
+    gram_SNN = vectors_SND @ vectors_SND.mT
     within = all(len(emotion_N[group_N == g].unique()) > 1 for g in group_N.unique())
     blocks = [torch.where(group_N == g)[0] for g in group_N.unique()] if within else [torch.arange(len(group_N))]
     maxima = []

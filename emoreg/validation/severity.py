@@ -8,17 +8,15 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
-from tqdm.auto import tqdm
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from emoreg.extraction import tokenise
+from emoreg.extraction import Stream, text_vectors, tokenise
 from emoreg.validation.scores import spearman
-from emoreg.validation.texts import text_vectors
 
 
 @dataclass(frozen=True)
-class Rise:
+class StakesPair:
     """One sentence with a number in it, V times over, and its twin with the same numbers."""
 
     stakes: tuple[str, ...]
@@ -28,27 +26,23 @@ class Rise:
 
 
 def rises(
-    model: nn.Module,
+    stream: Stream,
     tokenizer: PreTrainedTokenizerBase,
-    templates: Sequence[Rise],
-    layers: Sequence[int],
+    pairs: Sequence[StakesPair],
     directions_LKD: Float[Tensor, "L K D"],
-    *,
-    tokens_per_batch: int,
-    bar: tqdm,
 ) -> tuple[Float[Tensor, "L K"], Float[Tensor, "L K"]]:
-    """Spearman's rho of the reading with the order of the texts, mean over templates: of stakes, and of twins.
+    """Spearman's rho of the reading with the order of the texts, mean over pairs: of stakes, and of twins.
 
     References:
         Sofroniew et al. 2026, arXiv 2604.07729, for the templates. Without twins a count of berries did as well.
     """
-    texts = [text for rise in templates for text in (*rise.stakes, *rise.twin)]
-    rows_LND = text_vectors(model, layers, tokenise(model, tokenizer, texts), 1, tokens_per_batch, bar)
-    readings_LNK = rows_LND @ directions_LKD.mT
+    texts = [text for pair in pairs for text in (*pair.stakes, *pair.twin)]
+    vectors_LND = text_vectors(stream, tokenise(stream.model, tokenizer, texts))
+    readings_LNK = vectors_LND @ directions_LKD.mT
     rho: tuple[list[Tensor], list[Tensor]] = ([], [])
     at = 0
-    for rise in templates:
-        for side, n in ((0, len(rise.stakes)), (1, len(rise.twin))):
+    for pair in pairs:
+        for side, n in ((0, len(pair.stakes)), (1, len(pair.twin))):
             rho[side].append(_rho(readings_LNK[:, at : at + n]))
             at += n
     return torch.stack(rho[0]).mean(0), torch.stack(rho[1]).mean(0)

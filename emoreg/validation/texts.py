@@ -10,11 +10,21 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from emoreg.corpus import LabelledText
-from emoreg.extraction import NEED_PRODUCTS, Moments, Sample, Tokens, fit, folds_of, text_moments, tokenise
+from emoreg.corpus import LabelledText, read_from
+from emoreg.extraction import (
+    NEED_PRODUCTS,
+    Moments,
+    Sample,
+    Stream,
+    Tokens,
+    fit,
+    folds_of,
+    group_of,
+    text_vectors,
+    tokenise,
+)
 from emoreg.model import embeddings, gathered
 
 
@@ -27,7 +37,7 @@ class Texts:
     """K names, in the order of the vectors that are judged."""
     layers: tuple[int, ...]
     """L block numbers."""
-    rows: Float[Tensor, "L N D"]
+    vectors: Float[Tensor, "L N D"]
     """Each text's mean hidden state over the tokens that are read, fp32."""
     embedded: Float[Tensor, "N D"]
     """The mean of the same tokens' embeddings: what is there before any block."""
@@ -42,22 +52,19 @@ class Texts:
     @property
     def read(self) -> list[str]:
         """The part of each text that is read."""
-        return [item.text[item.read_from :] for item in self.corpus]
+        return [item.text[read_from(item.text) :] for item in self.corpus]
 
 
-def gather(
-    model: nn.Module,
+def collect(
+    stream: Stream,
     tokenizer: PreTrainedTokenizerBase,
     corpus: Sequence[LabelledText],
     emotions: Sequence[str],
-    layers: Sequence[int],
     *,
     from_token: int,
     folds: int,
-    tokens_per_batch: int,
     max_texts: int,
     seed: int,
-    bar: tqdm,
 ) -> Texts:
     """One forward pass over the texts of these emotions, and their division into folds.
 
@@ -68,58 +75,41 @@ def gather(
     """
     kept = _some([item for item in corpus if item.emotion in emotions], max_texts // len(emotions), seed)
     fold = folds_of(kept, emotions, folds, seed)
-    tokens = tokenise(model, tokenizer, [item.text for item in kept], [item.read_from for item in kept])
-    names = [_group(item) for item in kept]
+    tokens = tokenise(stream.model, tokenizer, [item.text for item in kept], from_token)
+    names = [group_of(item) for item in kept]
     number = {name: n for n, name in enumerate(dict.fromkeys(names))}
     return Texts(
         corpus=tuple(kept),
         emotions=tuple(emotions),
-        layers=tuple(layers),
-        rows=text_vectors(model, layers, tokens, from_token, tokens_per_batch, bar),
-        embedded=_embedded(model, tokens, from_token),
+        layers=stream.layers,
+        vectors=text_vectors(stream, tokens),
+        embedded=_embedded(stream.model, tokens),
         emotion=torch.tensor([emotions.index(item.emotion) for item in kept]),
         group=torch.tensor([number[name] for name in names]),
         fold=torch.tensor(fold),
-        lengths=torch.tensor([text.end - text.first_from(from_token) for text in tokens]),
+        lengths=torch.tensor([text.end - text.first for text in tokens]),
     )
 
 
 def _some(corpus: Sequence[LabelledText], per_emotion: int, seed: int) -> list[LabelledText]:
-    groups = list(dict.fromkeys(map(_group, corpus)))
+    groups = list(dict.fromkeys(map(group_of, corpus)))
     turn = {group: n for n, group in enumerate(random.Random(seed).sample(groups, len(groups)))}
     taken, left = set[int](), dict.fromkeys((item.emotion for item in corpus), per_emotion)
-    for n in sorted(range(len(corpus)), key=lambda n: turn[_group(corpus[n])]):
+    for n in sorted(range(len(corpus)), key=lambda n: turn[group_of(corpus[n])]):
         if left[corpus[n].emotion]:
             left[corpus[n].emotion] -= 1
             taken.add(n)
     return [corpus[n] for n in sorted(taken)]
 
 
-def _group(item: LabelledText) -> object:
-    return item.text if item.group is None else ("group", item.group)
-
-
-def text_vectors(
-    model: nn.Module,
-    layers: Sequence[int],
-    tokens: Sequence[Tokens],
-    from_token: int,
-    tokens_per_batch: int,
-    bar: tqdm,
-) -> Float[Tensor, "L N D"]:
-    """Each text's own vector: moments in which every text is a group."""
-    return text_moments(model, layers, tokens, range(len(tokens)), len(tokens), from_token=from_token,
-                        tokens_per_batch=tokens_per_batch, bar=bar).sums.float()  # fmt: skip
-
-
 def directions_from(
-    rows_LND: Float[Tensor, "L N D"], emotion_N: Int[Tensor, " N"], emotions: Sequence[str], estimator: str
+    vectors_LND: Float[Tensor, "L N D"], emotion_N: Int[Tensor, " N"], emotions: Sequence[str], estimator: str
 ) -> Float[Tensor, "L K D"]:
     """Directions from some texts' vectors, by the estimator that extraction uses on its stream of them; fp32."""
     member_KN = torch.nn.functional.one_hot(emotion_N, len(emotions)).double().T
-    exact_LND = rows_LND.double()
+    exact_LND = vectors_LND.double()
     moments = Moments(
-        layers=tuple(range(len(rows_LND))),
+        layers=tuple(range(len(vectors_LND))),
         count=member_KN.sum(1),
         sums=member_KN @ exact_LND,
         products=exact_LND.mT @ exact_LND if estimator in NEED_PRODUCTS else None,
@@ -127,7 +117,7 @@ def directions_from(
     return fit(estimator, moments, emotions, Sample(exact_LND, emotion_N))[:, :, 0].float()
 
 
-def _embedded(model: nn.Module, tokens: Sequence[Tokens], from_token: int) -> Float[Tensor, "N D"]:
+def _embedded(model: nn.Module, tokens: Sequence[Tokens]) -> Float[Tensor, "N D"]:
     with gathered(embeddings(model).weight) as weight, torch.no_grad():
-        rows = [weight[text.ids[text.first_from(from_token) : text.end].long().to(weight.device)] for text in tokens]
+        rows = [weight[text.ids[text.first : text.end].long().to(weight.device)] for text in tokens]
         return torch.stack([row.float().mean(0).cpu() for row in rows])

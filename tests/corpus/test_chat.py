@@ -8,7 +8,7 @@ import pytest
 import torch
 from tokenizers import processors
 
-from emoreg.corpus import LabelledText, read_corpus, read_texts
+from emoreg.corpus import LabelledText, read_corpus, read_from, read_texts
 from emoreg.corpus.chat import Reply, reply, spans
 from emoreg.extraction import extract
 from emoreg.extraction.tokens import tokenise
@@ -191,9 +191,9 @@ class TestReply:
         plain, whole, colon = tokenise(
             model, tokenizer, ["xy", reply(tokenizer, TALK), reply(tokenizer, TALK, "reply_start")]
         )
-        assert (plain.begin, plain.end) == (adds_bos, adds_bos + 2)
-        assert (whole.ids.tolist(), whole.begin, whole.end) == (ids[: span.end], span.start, span.end)
-        assert (colon.ids.tolist(), colon.begin) == (ids[: span.start], span.reply_start)
+        assert (plain.first, plain.end) == (1, adds_bos + 2)
+        assert (whole.ids.tolist(), whole.first, whole.end) == (ids[: span.end], span.start, span.end)
+        assert (colon.ids.tolist(), colon.first) == (ids[: span.start], span.reply_start)
 
     def test_the_colon_without_a_reply_is_the_same(self, chatting, template):
         tokenizer = chatting(template)
@@ -235,7 +235,7 @@ class TestExtraction:
         path = tmp_path / "talk.jsonl"
         path.write_text("\n".join(map(json.dumps, self.records())))
         corpus, neutral = read_corpus(path, tokenizer=tiny_tokenizer), read_texts(path, tokenizer=tiny_tokenizer)
-        assert corpus[0].text[corpus[0].read_from :] == "so 0 times."
+        assert corpus[0].text[read_from(corpus[0].text) :] == "so 0 times."
         assert [item.text for item in corpus] == neutral
         vectors = extract(
             tiny_llama(), tiny_tokenizer, corpus, neutral, from_token=1, denoise_share=0.0, progress=False

@@ -54,13 +54,13 @@ class TestShipped:
     def test_the_wheel_has_every_file(self):
         tomllib = pytest.importorskip("tomllib", reason="Python 3.11 or newer")
         setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-        files = [file.name for file in (ROOT / "emoreg/data").iterdir() if file.suffix in (".jsonl", ".md")]
+        files = [file.name for file in (ROOT / "emoreg/corpus").iterdir() if file.suffix in (".jsonl", ".md")]
         assert len(files) == 6
         patterns = setuptools["package-data"]["emoreg"]
-        assert [name for name in files if not any(fnmatch(f"data/{name}", pattern) for pattern in patterns)] == []
+        assert [name for name in files if not any(fnmatch(f"corpus/{name}", pattern) for pattern in patterns)] == []
 
     def test_the_card_tells_the_sizes(self):
-        card = (ROOT / "emoreg/data/README.md").read_text()
+        card = (ROOT / "emoreg/corpus/README.md").read_text()
         for name, records in PARTS.items():
             assert re.search(rf"`{name}\.jsonl` \| {len(records)} \|", card)
 
@@ -150,7 +150,7 @@ class TestSeverityTemplate:
 
 class TestCommand:
     def run(self, cwd: Path) -> subprocess.CompletedProcess:
-        return subprocess.run([sys.executable, "-m", "emoreg.corpus.shipped"], cwd=cwd, capture_output=True, text=True)
+        return subprocess.run([sys.executable, "-m", "emoreg.corpus"], cwd=cwd, capture_output=True, text=True)
 
     def test_it_counts_and_ends_well(self):
         done = self.run(ROOT)
@@ -159,7 +159,7 @@ class TestCommand:
 
     def test_it_lists_breaches_and_ends_in_1(self, tmp_path):
         shutil.copytree(ROOT / "emoreg", tmp_path / "emoreg", ignore=shutil.ignore_patterns("sandbox", "__pycache__"))
-        file = tmp_path / "emoreg/data/vignettes.jsonl"
+        file = tmp_path / "emoreg/corpus/vignettes.jsonl"
         first, rest = file.read_text().split("\n", 1)
         file.write_text(json.dumps({**json.loads(first), "text": "Calm."}) + "\n" + rest)
         done = self.run(tmp_path)

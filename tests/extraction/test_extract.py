@@ -10,7 +10,7 @@ import torch
 from tokenizers import processors
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from emoreg.corpus import LabelledText
+from emoreg.corpus import LabelledText, Passage
 from emoreg.extraction import MomentsFitter, extract
 from emoreg.vectors import EmotionVectors
 from tests.extraction.texts import MARKERS, corpus, neutral, plant, slow_extract
@@ -109,7 +109,7 @@ class TestAgreesWithTheSlowWay:
 
     def test_a_text_read_from_a_character_on_has_what_comes_before_as_context(self, model, tiny_tokenizer):
         texts, start = corpus(3), 30  # one token per character, so the start is a token number too
-        vectors = run(model, tiny_tokenizer, [replace(t, read_from=start) for t in texts], from_token=1)
+        vectors = run(model, tiny_tokenizer, [replace(t, text=Passage(t.text, start)) for t in texts], from_token=1)
         slow = run(model, tiny_tokenizer, texts, from_token=start + 1)
         assert_same(vectors, slow, atol=1e-6)
 
@@ -288,7 +288,7 @@ class TestWarnings:
         with caplog.at_level(logging.WARNING):
             long = run(model, tiny_tokenizer, texts, neutral(4, 40, 50))
         assert [record.message for record in caplog.records] == [
-            "6 of 22 texts are longer than the context (64 tokens) and were cut"
+            "6 of 18 texts are longer than the context (64 tokens) and were cut"
         ]
         cut = [LabelledText(item.text[:64], item.emotion) for item in texts]
         assert_same(long, run(model, tiny_tokenizer, cut, neutral(4, 40, 50)), atol=0)
@@ -367,7 +367,7 @@ class TestErrors:
             run(model, tiny_tokenizer, [*corpus(), LabelledText("", "calm")])
 
     def test_a_text_that_is_read_from_behind_its_end(self, model, tiny_tokenizer):
-        texts = [replace(t, read_from=999) for t in corpus(2)]
+        texts = [replace(t, text=Passage(t.text, 999)) for t in corpus(2)]
         with pytest.raises(ValueError, match="starts to be read behind its end"):
             run(model, tiny_tokenizer, texts)
 

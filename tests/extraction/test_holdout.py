@@ -1,19 +1,22 @@
 """Held-out AUC: honest about what a direction has seen, and what it reaches on a real model."""
 
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import roc_auc_score
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from emoreg.corpus import LabelledText, read_corpus, read_texts
 from emoreg.extraction import extract, held_out_auc
-from emoreg.extraction.holdout import _auc, folds_of
+from emoreg.extraction.holdout import auc_within_folds, folds_of
 from tests.extraction.texts import corpus, hidden_states, neutral, plant, story
 
+module = sys.modules["emoreg.extraction.held_out_auc"]
 SHARED = Path(__file__).parents[2] / "../shared"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared, which a clone does not have")
 OPTIONS: dict[str, Any] = {"progress": False, "from_token": 20, "folds": 4}
@@ -78,9 +81,27 @@ class TestHeldOutAuc:
 
     def test_only_texts_of_one_fold_are_compared(self):
         # Fold 1 reads everything ten higher; within each fold the order is right but for one pair of the four and one.
-        assert _auc(
-            [True, False, True, False, True, False], [0, 0, 0, 0, 1, 1], [3.0, 2.0, 1.0, 0.0, 11.0, 10.0]
-        ) == pytest.approx(4 / 5)
+        high, fold = torch.tensor([True, False, True, False, True, False]), torch.tensor([0, 0, 0, 0, 1, 1])
+        found = auc_within_folds(torch.tensor([[3.0, 2.0, 1.0, 0.0, 11.0, 10.0]]), high, ~high, fold)
+        assert found.item() == pytest.approx(4 / 5)
+
+    def test_ties_weights_and_sources_are_scikit_learns(self):
+        readings_SN, weight_BN = torch.randint(0, 6, (3, 40)).float(), torch.randint(0, 4, (5, 40)).float()
+        high, fold = torch.arange(40) % 3 == 0, torch.zeros(40, dtype=torch.long)
+        found_BS = auc_within_folds(readings_SN, high, ~high, fold, weight_BN)
+        for b, weight_N in enumerate(weight_BN):
+            for s, reading_N in enumerate(readings_SN):
+                expected = roc_auc_score(high, reading_N, sample_weight=weight_N)
+                assert found_BS[b, s].item() == pytest.approx(expected, abs=1e-12)
+
+    def test_no_pair_is_no_better_than_chance(self):
+        high, fold = torch.tensor([True, False]), torch.tensor([0, 1])
+        assert auc_within_folds(torch.ones(1, 2), high, ~high, fold).item() == 0.5
+
+    def test_emotions_that_share_no_fold(self, tiny_llama, tiny_tokenizer, monkeypatch):
+        monkeypatch.setattr(module, "folds_of", lambda corpus, *_: [int(item.emotion == "calm") for item in corpus])
+        with pytest.raises(ValueError, match="no fold holds texts of both emotions; use fewer folds, or groups that"):
+            held_out_auc(tiny_llama(), tiny_tokenizer, corpus(), **OPTIONS)
 
     def test_mistakes(self, tiny_llama, tiny_tokenizer):
         with pytest.raises(ValueError, match=r"^the corpus has no texts of 'serene'; it has desperate, calm, sad$"):

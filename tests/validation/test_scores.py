@@ -34,7 +34,7 @@ def fit(rows_LND, emotion_N):
 class TestHeldOut:
     def test_each_text_is_read_along_directions_that_never_saw_its_fold(self):
         rows_LND, emotion_N, _, fold_N = texts(1.0)
-        readings_LNK = scores.held_out_readings(rows_LND, emotion_N, fold_N, fit)
+        readings_LNK = scores.vector_readings(rows_LND, emotion_N, fold_N, fit)
         for n in (0, 7, 31):
             others_N = fold_N != fold_N[n]
             directions_LKD = fit(rows_LND[:, others_N], emotion_N[others_N])
@@ -46,7 +46,7 @@ class TestHeldOut:
 class TestAuc:
     def test_is_scikit_learns_over_the_pairs_of_one_fold(self):
         rows_LND, emotion_N, group_N, fold_N = texts(1.0)
-        readings_LNK = scores.held_out_readings(rows_LND, emotion_N, fold_N, fit)
+        readings_LNK = scores.vector_readings(rows_LND, emotion_N, fold_N, fit)
         found_LK = scores.auc_draws(readings_LNK, emotion_N, fold_N, group_N, 0, 0)[0]
         for layer in range(2):
             for k in range(K):
@@ -63,7 +63,7 @@ class TestAuc:
 
     def test_a_draw_is_the_auc_of_the_texts_that_it_repeats(self):
         rows_LND, emotion_N, group_N, fold_N = texts(0.7)
-        readings_LNK = scores.held_out_readings(rows_LND, emotion_N, fold_N, fit)
+        readings_LNK = scores.vector_readings(rows_LND, emotion_N, fold_N, fit)
         found_BLK = scores.auc_draws(readings_LNK, emotion_N, fold_N, group_N, 3, seed=5)
         drawn = torch.randint(GROUPS, (3, GROUPS), generator=torch.Generator().manual_seed(5))
         for b, groups in enumerate(drawn, start=1):
@@ -95,14 +95,14 @@ class TestNull:
         for g in range(GROUPS):
             members = torch.where(group_N == g)[0]
             shuffled_N[members] = emotion_N[members[make.permutation(K)]]
-        readings_LNK = scores.held_out_readings(rows_LND, shuffled_N, fold_N, fit)
+        readings_LNK = scores.vector_readings(rows_LND, shuffled_N, fold_N, fit)
         slow_LK = scores.auc_draws(readings_LNK, shuffled_N, fold_N, group_N, 0, 0)[0]
         torch.testing.assert_close(found_K, slow_LK.max(0).values, atol=1e-5, rtol=0)
 
     def test_it_finds_what_is_there_and_nothing_where_there_is_nothing(self):
         def p_of(strength, seed):
             rows_LND, emotion_N, group_N, fold_N = texts(strength, seed=seed)
-            readings_LNK = scores.held_out_readings(rows_LND, emotion_N, fold_N, fit)
+            readings_LNK = scores.vector_readings(rows_LND, emotion_N, fold_N, fit)
             best_K = scores.auc_draws(readings_LNK, emotion_N, fold_N, group_N, 0, 0)[0].max(0).values
             null_BK = scores.null_maxima(rows_LND, emotion_N, fold_N, group_N, 60, seed)
             return ((1 + (null_BK >= best_K).sum(0)) / 61).tolist()

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from emoreg import EmotionVectors
-from emoreg.corpus import LabelledText, read_corpus
+from emoreg.corpus import LabelledText, Passage, read_corpus
 from emoreg.extraction import extract
 from emoreg.sandbox import data
 from emoreg.sandbox.organism import load
-from emoreg.validation import Rise, dose_response, page, validate
+from emoreg.validation import StakesPair, dose_response, page, validate
 from emoreg.validation.verdict import verdict
 from tests import tiny
 from tests.support import random_vectors
@@ -37,12 +37,13 @@ def tones(organism):
     """Read only where the words are the same whatever the emotion: what is found there is in the state alone."""
     model, tokenizer = organism
     corpus = [
-        LabelledText(probe.text, probe.emotion, probe.group, probe.start, {"person": "first" if n % 3 else "third"})
+        LabelledText(Passage(probe.text, probe.start), probe.emotion, probe.group, {"person": person})
         for n, probe in enumerate(data.probes(0, 24, EMOTIONS))
+        for person in ["first" if n % 3 else "third"]
     ]
     neutral = data.neutral_texts(0, 60)
     vectors = extract(model, tokenizer, corpus, neutral, from_token=1, progress=False)
-    rises = [Rise(("I fix one map.", "I fix two maps."), ("I see one map.", "I see two maps."))]
+    rises = [StakesPair(("I fix one map.", "I fix two maps."), ("I see one map.", "I see two maps."))]
     ratings = {"desperate": (-0.9, 0.8), "calm": (0.7, -0.8), "angry": (-0.7, 0.8), "bored": (-0.4, -0.7)}
     return validate(vectors, model, tokenizer, corpus, neutral, severity=rises, ratings=ratings, doses=(), **QUICK)
 

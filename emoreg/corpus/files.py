@@ -2,28 +2,14 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from emoreg.corpus.chat import reply
-
-
-@dataclass(frozen=True)
-class LabelledText:
-    """A text in which an emotion is felt."""
-
-    text: str
-    emotion: str
-    group: str | None = None
-    """What it shares with other texts, its scenario say: a hold-out keeps a group together. None: the text alone."""
-    read_from: int = 0
-    """Character from which on the text is read; what comes before is context that the model sees."""
-    traits: Mapping[str, str] = field(default_factory=dict)
-    """What else tells texts apart and is no emotion, such as topic and person: validation holds it against them."""
+from emoreg.corpus.labelled import LabelledText, check_corpus
 
 
 def read_corpus(
@@ -58,7 +44,7 @@ def read_corpus(
         text, emotion = _text(record, text_field, tokenizer, where), _string(record, emotion_field, where)
         group = None if group_field is None else str(_field(record, group_field, where))
         traits = {name: str(_field(record, name, where)) for name in trait_fields}
-        corpus.append(LabelledText(text, emotion, group, getattr(text, "read_from", 0), traits))
+        corpus.append(LabelledText(text, emotion, group, traits))
     try:
         check_corpus(corpus)
     except ValueError as error:
@@ -86,25 +72,6 @@ def read_texts(
         is_text = isinstance(record, str) and record.strip()
         texts.append(record if is_text else _text(record, text_field, tokenizer, f"{path}: record {number}"))
     return texts
-
-
-def check_corpus(corpus: Sequence[LabelledText]) -> tuple[str, ...]:
-    """The emotions of a corpus, in the order in which they first appear.
-
-    Raises:
-        ValueError: for an empty corpus, one with a single emotion, or one that labels texts ``neutral``.
-    """
-    emotions = tuple(dict.fromkeys(labelled.emotion for labelled in corpus))
-    if not emotions:
-        raise ValueError("the corpus is empty; expected texts of two emotions or more")
-    if len(emotions) == 1:
-        raise ValueError(
-            f"the corpus has one emotion, {emotions[0]!r}; a direction is a difference from the mean over emotions, "
-            "so it takes texts of two or more"
-        )
-    if "neutral" in emotions:
-        raise ValueError("the corpus labels texts 'neutral'; give those as the neutral texts, not as an emotion")
-    return emotions
 
 
 def _content(path: Path) -> str:
