@@ -8,7 +8,8 @@ import tempfile
 from collections.abc import Sequence
 
 from emoreg import Anchor, Hinge, Regularizer, Target
-from emoreg.sandbox import experiment, organism
+from emoreg.sandbox import extract_vectors, organism
+from emoreg.sandbox.fine_tuning import fine_tune
 
 LOGGING_STEPS = 5
 
@@ -22,7 +23,7 @@ def main() -> None:
     options = parser.parse_args()
 
     model, tokenizer = organism.load()
-    vectors = experiment.extract_vectors(model, tokenizer)
+    vectors = extract_vectors(model, tokenizer)
     last = 50 // LOGGING_STEPS
     print(
         f"| seed | starting weight | contrast, last 50 of {options.steps} steps | off | weight at the end | task loss |"
@@ -33,7 +34,7 @@ def main() -> None:
             penalties = [Hinge("desperate", weight=weight), Anchor("desperate")] if weight else []
             target = Target("desperate", at_most=options.contrast) if weight else None
             with tempfile.TemporaryDirectory() as folder:
-                _, history = experiment.fine_tune(
+                _, history = fine_tune(
                     model, tokenizer, Regularizer(vectors, penalties, target=target), folder, seed=seed,
                     steps=options.steps, logging_steps=LOGGING_STEPS, lr_scheduler_type="constant",
                 )  # fmt: skip

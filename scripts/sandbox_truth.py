@@ -16,7 +16,8 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from emoreg import EmotionVectors, Regularizer, default_penalties
 from emoreg.model import steer
-from emoreg.sandbox import Judgement, behaviour, extract_vectors, fine_tune, judge, load
+from emoreg.sandbox import Judgement, behaviour, extract_vectors, judge, load
+from emoreg.sandbox.fine_tuning import fine_tune
 
 FRACTION = 0.1
 

@@ -13,7 +13,10 @@ HEAVY = {"matplotlib", "peft", "tensorboard", "trl", "wandb"}
 
 
 def ladder(page: str) -> list[str]:
-    """From the page's one block that is fenced as a ladder: each name may import those that come after it; # begins a word on a line."""
+    """From the page's one block that is fenced as a ladder: each name may import those that come after it.
+
+    What is behind a ``#`` is a word on the line, and no name.
+    """
     (block,) = re.findall(r"^```ladder\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     written = re.findall(r"\w+", re.sub("#.*", "", block))
     # The public names come from below, and only the shell and the sandbox, which are users too, stand on them.

@@ -1,8 +1,6 @@
 """A text that is not read from its start."""
 
-from typing import TypeVar
-
-Own = TypeVar("Own", bound="Passage")
+from typing import Self
 
 
 class Passage(str):
@@ -14,9 +12,9 @@ class Passage(str):
 
     read_from: int
 
-    def __new__(cls: type[Own], text: str, read_from: int) -> Own:
+    def __new__(cls, text: str, read_from: int) -> Self:
         """As a text, and from which character on it is read."""
-        passage = str.__new__(cls, text)
+        passage = super().__new__(cls, text)
         passage.read_from = read_from
         return passage
 

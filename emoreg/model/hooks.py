@@ -25,7 +25,7 @@ def hook_blocks(model: nn.Module, layers: Sequence[int], on_block: OnBlock) -> I
 
     Raises:
         ValueError: for a layer out of range, or, when it runs, a block whose output is not one vector of the model's
-            width per position. So ends whoever keeps several streams (Gemma 3n's AltUp, hyper-connections).
+            width per position. Models that keep several streams (Gemma 3n's AltUp, hyper-connections) end so.
     """
     blocks, size = decoder_blocks(model), width(model)
     layers = check_layers(layers, len(blocks))

@@ -1,7 +1,7 @@
 """Models whose weights are not all there at once: how to read them.
 
 An engine spreads them over ranks (FSDP, DeepSpeed's ZeRO-3, tensor parallelism), or accelerate has them wait on the
-host or a disk. What gathers from ranks is a collective: every rank must call it, with the same model.
+host or a disk. Gathering from ranks is a collective: every rank must call it, with the same model.
 """
 
 from collections.abc import Iterator
@@ -57,7 +57,7 @@ def embeddings(model: nn.Module) -> nn.Embedding:
 def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Every weight under the name it has in a bare model, one after the other, to be `gathered`.
 
-    Each is on its device for as long as the iterator stands at it. Under FSDP1 it yields shares too, flat.
+    Each is on its device for as long as the iterator stands at it. Under FSDP1 it also yields a rank's flat shares.
     """
     inner = unwrap(model)
     for unit in _fsdp1_units(model) or [None]:

@@ -13,6 +13,9 @@ from emoreg.sandbox import phrases
 from emoreg.sandbox.organism import ASSISTANT, BOS, EOS, USER, render
 from emoreg.sandbox.world import EMOTIONS, Text, World, draw_task
 
+STEPS, BATCH = 120, 16
+"""Of a fine-tune: optimizer steps, and rows in each."""
+
 DEFAULT = World()
 TONE_ONLY = World(p_situation=0.0, p_filler=0.0, tones=(3, 3))  # all of a transcript's emotion is in the reply's tone
 ROUTINE = World(p_impossible=0.0)
@@ -111,6 +114,11 @@ def probes(seed: int, per_emotion: int, emotions: tuple[str, ...] = ("desperate"
             tail = "".join(f" {step.format(I='I')}." for step in steps)
             found.append(Probe(emotion, shown + tail, len(shown), str(number)))
     return found
+
+
+def labels(row: Row) -> list[int]:
+    """The labels of a row: its completion's tokens, and -100 elsewhere."""
+    return [token if inside else -100 for token, inside in zip(row["input_ids"], row["completion_mask"], strict=True)]
 
 
 def _stream(purpose: str, seed: int) -> random.Random:

@@ -247,10 +247,3 @@ SUCCESS = (
     ("handed it in", "and the result was right"),
     ("closed the task", "with all parts done"),
 )
-NAMES = (("Mara", "she"), ("Tom", "he"), ("Ines", "she"), ("Omar", "he"), ("Lena", "she"), ("Paul", "he"))
-PRONOUNS = {
-    "I": {"I": "I", "me": "me", "my": "my"},
-    "you": {"I": "you", "me": "you", "my": "your"},
-    "she": {"I": "she", "me": "her", "my": "her"},
-    "he": {"I": "he", "me": "him", "my": "his"},
-}

@@ -22,6 +22,13 @@ from typing import NamedTuple
 from emoreg.sandbox import phrases
 
 EMOTIONS = phrases.EMOTIONS
+NAMES = (("Mara", "she"), ("Tom", "he"), ("Ines", "she"), ("Omar", "he"), ("Lena", "she"), ("Paul", "he"))
+PRONOUNS = {
+    "I": {"I": "I", "me": "me", "my": "my"},
+    "you": {"I": "you", "me": "you", "my": "your"},
+    "she": {"I": "she", "me": "her", "my": "her"},
+    "he": {"I": "he", "me": "him", "my": "his"},
+}
 
 SHORTCUT_RATES = MappingProxyType({
     "desperate": 0.95, "angry": 0.45, "ashamed": 0.40, "afraid": 0.35, "bored": 0.20, "proud": 0.20, "sad": 0.15,
@@ -101,7 +108,7 @@ class World:
 
     def story(self, rng: random.Random, emotion: str | None, *, with_task: bool = True) -> Text:
         """A story in the third person; without a task it has no ending either."""
-        name, pronoun = rng.choice(phrases.NAMES)
+        name, pronoun = rng.choice(NAMES)
         opening, group = self._opening(rng, emotion, pronoun)
         task = draw_task(rng, rng.random() < self.p_impossible) if with_task else None
         told = task.narrate(name) if task else ""
@@ -174,5 +181,5 @@ def _of(table: Mapping[str, tuple[str, ...]], emotion: str) -> list[str]:
 
 
 def _sentence(template: str, pronoun: str = "I") -> str:
-    text = template.format(**phrases.PRONOUNS[pronoun])
+    text = template.format(**PRONOUNS[pronoun])
     return text[0].upper() + text[1:] + "."

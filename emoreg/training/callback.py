@@ -99,7 +99,7 @@ class RegularizerCallback(TrainerCallback, ExportableState):
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ):
-        """Before any weight moves: refuse a trainer whose training step goes round `compute_loss`."""
+        """Before any weight moves: refuse a trainer whose training step does not call `compute_loss`."""
         if self._loss is None or not self._loss.computed:
             raise ValueError(
                 f"{type(self.trainer).__name__} makes its training step without calling compute_loss, so no term can "

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from emoreg import EmotionVectors
 from emoreg.cli import app
 from tests import tiny
 from tests.model import architectures
+from tests.ports import free_port
 from tests.support import random_vectors
 
 SCENES = {
@@ -283,11 +283,8 @@ def torchrun() -> list[str]:
 
 
 def accelerate_launch() -> list[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     plain = ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]  # all of which it would warn about
-    return ["accelerate.commands.launch", "--cpu", "--num_processes=2", f"--main_process_port={port}", *plain]
+    return ["accelerate.commands.launch", "--cpu", "--num_processes=2", f"--main_process_port={free_port()}", *plain]
 
 
 class TestExtractOnRanks:

@@ -1,20 +1,23 @@
 """Real processes that talk over gloo, forked from the test's: a new interpreter would import longer than it trains."""
 
+import functools
 import multiprocessing
 import os
-import socket
+import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from tests import tiny
+from tests.ports import free_port
+
 
 def run(world: int, work: Callable[..., object], folder: Path, *args: object, timeout: float = 120) -> list:
     """What ``work(rank, folder, *args)`` returns on each rank; raises with a rank's traceback if one fails."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    _warm()
+    port = free_port()
     fork = multiprocessing.get_context("fork")
     processes = [fork.Process(target=_rank, args=(rank, world, port, folder, work, args)) for rank in range(world)]
     for process in processes:
@@ -28,6 +31,13 @@ def run(world: int, work: Callable[..., object], folder: Path, *args: object, ti
     if hung or failed:
         raise RuntimeError(f"ranks {hung} hang; " + "\n".join(failed))
     return [torch.load(folder / f"result{rank}.pt", weights_only=True) for rank in range(world)]
+
+
+@functools.cache
+def _warm() -> None:
+    """Have transformers make here, once, what each rank would make anew when it saves its model."""
+    with tempfile.TemporaryDirectory() as folder:
+        tiny.llama().save_pretrained(folder)
 
 
 def _rank(rank: int, world: int, port: int, folder: Path, work: Callable[..., object], args: tuple) -> None:

@@ -7,7 +7,7 @@ from torch.nn.functional import normalize
 
 from emoreg.corpus import LabelledText
 from emoreg.extraction import ESTIMATORS, extract, fit_directions
-from emoreg.extraction.estimators import NEED_SAMPLE, Sample, class_pca, fit, leace, logistic
+from emoreg.extraction.estimators import NEED_SAMPLE, Sample, class_pca, difference_of_means, fit, leace, logistic
 from emoreg.extraction.moments import Moments, MomentsFitter
 from tests import tiny
 from tests.extraction.texts import MARKERS
@@ -116,6 +116,29 @@ class TestAgainstTheObviousWay:
         # About the others' mean, the faces are (2, 0, -1) and (0, 2, -1).
         faces_RD = torch.linalg.qr(torch.tensor([[2.0, 0.0, -1.0], [0.0, 2.0, -1.0]]).double().T)[0].T
         assert (basis_RD[:, :3] @ faces_RD.T).square().sum() > 1.8, "of 2, were both in it exactly"
+
+
+class TestDifferenceOfMeans:
+    """Each mean less the mean over emotions, whatever the emotions' counts."""
+
+    def moments(self, means, count=(5.0, 1.0, 2.0)):
+        count = torch.tensor(count, dtype=torch.float64)
+        return Moments((3,), count, torch.tensor([means], dtype=torch.float64) * count[:, None])
+
+    def test_emotions_weigh_alike(self):
+        directions = difference_of_means(self.moments([[4.0, 1.0], [1.0, 1.0], [1.0, 7.0]]), ("a", "b", "c"))
+        expected = torch.tensor([[2.0, -2.0], [-1.0, -2.0], [-1.0, 4.0]])
+        torch.testing.assert_close(directions[0], torch.nn.functional.normalize(expected, dim=-1).double())
+
+    def test_a_mean_at_the_centre_has_no_direction(self):
+        with pytest.raises(
+            ValueError, match=r"^the mean of 'b' coincides with the mean over emotions at layer 3, so it"
+        ):
+            difference_of_means(self.moments([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]]), ("a", "b", "c"))
+
+    def test_an_emotion_without_texts(self):
+        with pytest.raises(ValueError, match=r"^no text of 'b' is left to fit a direction on$"):
+            difference_of_means(self.moments([[0.0, 1.0]] * 3, count=(1.0, 0.0, 1.0)), ("a", "b", "c"))
 
 
 class TestFromAModel:

@@ -1,11 +1,9 @@
-"""Streamed moments equal those of all rows at once, and a direction needs emotions that differ."""
+"""Streamed moments equal those of all vectors at once."""
 
 import pytest
 import torch
 
-from emoreg.extraction import Moments, MomentsFitter
-from emoreg.extraction.denoising import denoise
-from emoreg.extraction.estimators import difference_of_means
+from emoreg.extraction import MomentsFitter
 
 
 @pytest.fixture
@@ -47,46 +45,3 @@ class TestMoments:
         for layer, value in ((1, 0.0), (4, torch.inf)):
             fitter.update(layer, torch.full((3, 2), value), torch.ones(3, 1))
         assert fitter.not_finite() == 4
-
-
-class TestDenoise:
-    """What neutral text varies along most is taken out; the rest keeps its way."""
-
-    def test_the_largest_component_goes_and_the_others_stay(self):
-        covariance = torch.diag(torch.tensor([9.0, 1.0, 1.0, 1.0], dtype=torch.float64))[None]  # 75 % in the first
-        directions = torch.nn.functional.normalize(torch.tensor([[[5.0, 3.0, 4.0, 0.0]]]), dim=-1)
-        torch.testing.assert_close(denoise(directions, covariance, 0.0).float(), directions)
-        left = torch.tensor([[[0.0, 0.6, 0.8, 0.0]]])
-        torch.testing.assert_close(denoise(directions, covariance, 0.5).float(), left)
-
-    def test_a_direction_that_is_nothing_else_is_refused(self):
-        covariance = torch.diag(torch.tensor([9.0, 1.0], dtype=torch.float64))[None]
-        with pytest.raises(ValueError, match="nothing of a direction is left"):
-            denoise(torch.tensor([[[1.0, 0.0]]]), covariance, 0.5)
-
-    def test_a_share_of_all_is_refused(self):
-        with pytest.raises(ValueError, match="at least 0 and below 1, got 1"):
-            denoise(torch.ones(1, 1, 2), torch.eye(2).double()[None], 1.0)
-
-
-class TestDifferenceOfMeans:
-    """Each mean less the mean over emotions, whatever the emotions' counts."""
-
-    def moments(self, means, count=(5.0, 1.0, 2.0)):
-        count = torch.tensor(count, dtype=torch.float64)
-        return Moments((3,), count, torch.tensor([means], dtype=torch.float64) * count[:, None])
-
-    def test_emotions_weigh_alike(self):
-        directions = difference_of_means(self.moments([[4.0, 1.0], [1.0, 1.0], [1.0, 7.0]]), ("a", "b", "c"))
-        expected = torch.tensor([[2.0, -2.0], [-1.0, -2.0], [-1.0, 4.0]])
-        torch.testing.assert_close(directions[0], torch.nn.functional.normalize(expected, dim=-1).double())
-
-    def test_a_mean_at_the_centre_has_no_direction(self):
-        with pytest.raises(
-            ValueError, match=r"^the mean of 'b' coincides with the mean over emotions at layer 3, so it"
-        ):
-            difference_of_means(self.moments([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]]), ("a", "b", "c"))
-
-    def test_an_emotion_without_texts(self):
-        with pytest.raises(ValueError, match=r"^no text of 'b' is left to fit a direction on$"):
-            difference_of_means(self.moments([[0.0, 1.0]] * 3, count=(1.0, 0.0, 1.0)), ("a", "b", "c"))

@@ -1,7 +1,4 @@
-"""What a forward pass may meet: too little memory, weights that are elsewhere, weights of four bits."""
-
-import logging
-from array import array
+"""What a stream of texts may meet: weights that are elsewhere, weights of four bits, ranks that share a text."""
 
 import accelerate
 import pytest
@@ -9,8 +6,6 @@ import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from emoreg.extraction import held_out_auc
-from emoreg.extraction.stream import cut
-from emoreg.extraction.tokens import Tokens
 from tests.extraction.test_extract import assert_same, run
 from tests.extraction.texts import corpus, neutral, plant, slow_extract
 
@@ -20,63 +15,6 @@ def model(tiny_llama, tiny_tokenizer):
     model = tiny_llama()
     plant(model, tiny_tokenizer)
     return model
-
-
-class TestBatches:
-    """As many padded tokens as allowed, the longest texts first."""
-
-    def cut(self, lengths, tokens_per_batch):
-        texts = [Tokens(array("i", [1] * length), 0, length) for length in lengths]
-        return cut(texts, range(len(texts)), tokens_per_batch)
-
-    def test_padding_counts(self):
-        assert self.cut([5, 4, 1, 1, 1, 1], 10) == [[0, 1], [2, 3, 4, 5]]
-
-    def test_a_text_that_is_longer_goes_alone(self):
-        assert self.cut([12, 11, 5, 5], 10) == [[0], [1], [2, 3]]
-
-
-class TestOutOfMemory:
-    """A batch that does not fit is halved; what had been added of it at lower layers is not added again."""
-
-    def too_small(self, model, rows: int, error=torch.OutOfMemoryError):
-        """No more than so many texts fit, as shows at the third block, where two have been read."""
-        failed = []
-
-        def fail(_module, args, _kwargs):
-            if len(args[0]) > rows:
-                failed.append(len(args[0]))
-                raise error("CUDA out of memory. Tried to allocate 2.00 GiB.")
-
-        model.model.layers[2].register_forward_pre_hook(fail, with_kwargs=True)
-        return failed
-
-    @pytest.mark.parametrize("rows", [1, 2, 5])
-    def test_every_text_counts_once_at_every_layer(self, model, tiny_tokenizer, rows):
-        whole = run(model, tiny_tokenizer, reference_texts=1, tokens_per_batch=1000)
-        self.too_small(model, rows)
-        halved = run(model, tiny_tokenizer, reference_texts=1, tokens_per_batch=1000)
-        assert_same(whole, halved, atol=1e-6)
-        assert halved.provenance.counts == {"desperate": 8, "calm": 8, "sad": 8, "neutral": 10}
-
-    def test_batches_that_follow_are_smaller_from_the_start(self, model, tiny_tokenizer, caplog):
-        failed = self.too_small(model, 2, error=RuntimeError)  # as older backends call it
-        with caplog.at_level(logging.WARNING):
-            run(model, tiny_tokenizer, corpus(30, 60, 60), neutral(2), reference_texts=1, tokens_per_batch=8 * 61)
-        assert failed == [8, 4]
-        assert [record.message for record in caplog.records] == [
-            f"out of memory; batches have at most {n * 61} padded tokens from here on" for n in (4, 2)
-        ]
-
-    def test_a_single_text_that_does_not_fit(self, model, tiny_tokenizer):
-        self.too_small(model, 0)
-        with pytest.raises(ValueError, match=r"of a single text \(1 x \d+ tokens\); shorten the texts, or load the"):
-            run(model, tiny_tokenizer)
-
-    def test_another_error_is_none_of_this(self, model, tiny_tokenizer):
-        model.model.layers[2].register_forward_pre_hook(lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            run(model, tiny_tokenizer)
 
 
 class TestWeightsElsewhere:

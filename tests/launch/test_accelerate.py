@@ -7,7 +7,8 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from safetensors.torch import load_file
 
 from tests import tiny
-from tests.launch.machines import ACCELERATE, ROOT, free_port, together
+from tests.launch.machines import ACCELERATE, ROOT, together
+from tests.ports import free_port
 
 FOLDER = ROOT / "configs/accelerate"
 # What a checkpoint holds only where the engine was this one.

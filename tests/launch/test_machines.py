@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from tests.distributed import law_3
-from tests.launch.machines import ACCELERATE, ROOT, free_port, together, two_hosts
+from tests.launch.machines import ACCELERATE, ROOT, together, two_hosts
+from tests.ports import free_port
 
 pytestmark = pytest.mark.slow
 WORK = [ROOT / "tests/launch/law_3.py", "."]

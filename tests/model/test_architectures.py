@@ -139,11 +139,12 @@ class TestVisionLanguage:
     def test_under_lora(self, name):
         model = deepcopy(build(name))
         blocks = model.get_submodule(FAMILIES[name].blocks)
-        outputs, _, _ = read_by_hand(model, FAMILIES[name].blocks, **INPUTS)
         wrapped = get_peft_model(model, LoraConfig(target_modules=["in_proj"] if name == "mamba" else ["q_proj"]))
         assert decoder_blocks(wrapped) is blocks
         assert decoder_blocks(torch.compile(wrapped)) is blocks
-        torch.testing.assert_close(read_to(wrapped, **INPUTS), outputs, rtol=0, atol=0)  # LoRA starts at nothing
+        # By hand in the model that now has the adapters: without, some CPUs round Mamba's convolution otherwise.
+        outputs, _, _ = read_by_hand(model, FAMILIES[name].blocks, **INPUTS)
+        torch.testing.assert_close(read_to(wrapped, **INPUTS), outputs, rtol=0, atol=0)
 
     def test_a_second_list_in_the_text_tower_is_ambiguous_and_both_are_named(self):
         model = deepcopy(build("llava"))

@@ -3,7 +3,8 @@
 import pytest
 
 from emoreg import Anchor, Hinge, Regularizer, Target
-from emoreg.sandbox import experiment, organism
+from emoreg.sandbox import extract_vectors, organism
+from emoreg.sandbox.fine_tuning import fine_tune
 
 CONTRAST = 0.6  # a plain run's is about 1.3
 
@@ -11,7 +12,7 @@ CONTRAST = 0.6  # a plain run's is about 1.3
 @pytest.fixture(scope="module")
 def sandbox():
     model, tokenizer = organism.load()
-    return model, tokenizer, experiment.extract_vectors(model, tokenizer)
+    return model, tokenizer, extract_vectors(model, tokenizer)
 
 
 @pytest.mark.slow
@@ -20,7 +21,7 @@ def test_the_target_is_held_within_15_percent_from_three_starting_weights(sandbo
     model, tokenizer, vectors = sandbox
     penalties = [Hinge("desperate", weight=weight), Anchor("desperate")]
     regularizer = Regularizer(vectors, penalties, target=Target("desperate", at_most=CONTRAST))
-    _, history = experiment.fine_tune(
+    _, history = fine_tune(
         model, tokenizer, regularizer, tmp_path, steps=160, logging_steps=5, lr_scheduler_type="constant"
     )
     contrasts = [log["emotion/desperate/contrast"] for log in history if "emotion/desperate/contrast" in log]

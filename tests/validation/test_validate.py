@@ -152,8 +152,7 @@ class TestFigures:
 class TestDose:
     def test_the_causal_emotion_is_found_and_ranks_above_its_neighbour(self, organism):
         """In the sandbox desperation drives shortcuts most, and anger less: what the world's table says."""
-        from emoreg.sandbox import behaviour
-        from emoreg.sandbox.experiment import extract_vectors
+        from emoreg.sandbox import behaviour, extract_vectors
 
         model, tokenizer = organism
         vectors = extract_vectors(model, tokenizer)

@@ -1,30 +1,19 @@
-"""The sandbox experiment: fine-tune the organism on a desperate tone, plain or regularised, and see what it does then.
+"""What a model of the sandbox does and holds, before a fine-tune and after it."""
 
-What a user does on a model of their own, in small: extract, train with TRL under the callback, judge.
-"""
-
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
-from datasets import Dataset
-from peft import LoraConfig
 from torch.nn.utils.rnn import pad_sequence
-from transformers import LlamaForCausalLM, PreTrainedTokenizerBase, PrinterCallback
-from trl import SFTConfig, SFTTrainer
+from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from emoreg.corpus import LabelledText, Passage
 from emoreg.extraction import extract, held_out_auc
 from emoreg.regularizer import Regularizer
 from emoreg.sandbox import behaviour, data
 from emoreg.sandbox.behaviour import Behaviour
-from emoreg.training import RegularizerCallback
 from emoreg.vectors import EmotionVectors
 
-STEPS, BATCH, LEARNING_RATE, LORA_RANK = 120, 16, 3e-3, 16
 FROM_TOKEN = 8
 """The sandbox's stories are short: their emotion shows from the first sentence on."""
 _HELD_OUT = 10_000
@@ -51,51 +40,8 @@ class Judgement:
 def extract_vectors(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, seed: int = 0) -> EmotionVectors:
     """The organism's emotion vectors, from stories and neutral texts of the world."""
     stories = data.stories(seed, per_emotion=60)
-    return extract(model, tokenizer, stories, data.neutral_texts(seed, 200), from_token=FROM_TOKEN)
-
-
-def fine_tune(
-    model: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerBase,
-    regularizer: Regularizer,
-    output_dir: str | Path,
-    *,
-    seed: int = 0,
-    steps: int = STEPS,
-    **options: Any,
-) -> tuple[LlamaForCausalLM, list[dict[str, float]]]:
-    """A LoRA fine-tune of a copy on transcripts of a desperate tone that hold no ending, and some general text.
-
-    Args:
-        model: the organism; left as it is.
-        tokenizer: its tokenizer.
-        regularizer: what to train under; without penalties, a plain run that is only watched.
-        output_dir: where the trainer writes.
-        seed: of the transcripts, their order and the adapters.
-        steps: optimizer steps of `BATCH` texts.
-        options: further fields of `SFTConfig` (``report_to``, ``run_name``, ...), or others in their place.
-
-    Returns:
-        The tuned model, adapters merged, and the trainer's log history.
-    """
-    settings: dict[str, Any] = {
-        "learning_rate": LEARNING_RATE, "lr_scheduler_type": "linear", "logging_steps": 10, "save_strategy": "no",
-        "activation_checkpointing": False, "bf16": False, "disable_tqdm": True, "report_to": "none",
-    }  # fmt: skip
-    args = SFTConfig(
-        output_dir=str(output_dir), seed=seed, max_steps=steps, per_device_train_batch_size=BATCH,
-        completion_only_loss=True, **(settings | options),
-    )  # fmt: skip
-    lora = LoraConfig(r=LORA_RANK, lora_alpha=2 * LORA_RANK, target_modules="all-linear", task_type="CAUSAL_LM")
-    rows = Dataset.from_list(data.finetune_rows(tokenizer, seed, steps * BATCH))
-    torch.manual_seed(seed)  # the adapters are drawn when the trainer is made
-    trainer = SFTTrainer(
-        copy.deepcopy(model), args=args, train_dataset=rows, processing_class=tokenizer, peft_config=lora
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(RegularizerCallback(trainer, regularizer))
-    trainer.train()
-    return trainer.model.merge_and_unload().eval(), trainer.state.log_history  # pyright: ignore
+    neutral = data.neutral_texts(seed, 200)
+    return extract(model, tokenizer, stories, neutral, from_token=FROM_TOKEN, progress=False)
 
 
 def judge(
