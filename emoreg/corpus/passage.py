@@ -1,6 +1,8 @@
 """A text that is not read from its start."""
 
-from typing import Self
+from typing import TypeVar
+
+Own = TypeVar("Own", bound="Passage")
 
 
 class Passage(str):
@@ -12,9 +14,9 @@ class Passage(str):
 
     read_from: int
 
-    def __new__(cls, text: str, read_from: int) -> Self:
+    def __new__(cls: type[Own], text: str, read_from: int) -> Own:
         """As a text, and from which character on it is read."""
-        passage = super().__new__(cls, text)
+        passage = str.__new__(cls, text)
         passage.read_from = read_from
         return passage
 
