@@ -309,7 +309,9 @@ class TestExtractOnRanks:
         assert [line for line in result.stdout.splitlines() if "2 emotions at 4 blocks" in line] == [
             f"{tmp_path / 'out' / 'v.safetensors'}: 2 emotions at 4 blocks of width 32"
         ]
-        assert result.stderr.count("7/7") == 1
+        # A bar is begun once; how often it is drawn until it is full depends on how long that takes.
+        assert result.stderr.count("extract:   0%") == 1
+        assert "7/7" in result.stderr
         assert [path.name for path in (tmp_path / "out").iterdir()] == ["v.safetensors"]
         assert not list(kept.iterdir())
         assert extract(files, **{"from-token": 5, "tokens-per-batch": 60}).exit_code == 0

@@ -21,8 +21,8 @@ def test_the_table_is_printed(tmp_path):
         return tmp_path / Path(path).name
 
     emotions = ("desperate", "calm", "afraid", "proud")
-    corpus = some("data/emotion_stories_15x25/all_stimuli.json", lambda _, text: text["concept"] in emotions)
-    neutral = some("data/tinystories/tinystories_1000.json", lambda n, _: n < 240)
+    corpus = some("data/emotion_stories_15x25/all_stimuli.json", lambda n, text: n % 2 and text["concept"] in emotions)
+    neutral = some("data/tinystories/tinystories_1000.json", lambda n, _: n < 180)
     options = ["--emotion-field=concept", "--steps=1", "--default-steps=1", "--batch-size=2", "--max-length=64"]
     script = REPOSITORY / "scripts/real_input.py"
     command = [sys.executable, script, SHARED / "models/stories260K", corpus, neutral, *options]

@@ -1,4 +1,4 @@
-"""Penalties as functions of z, and schedules as functions of the step."""
+"""Penalties as functions of z."""
 
 import math
 
@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from emoreg import Anchor, Band, Hinge, default_penalties
-from emoreg.regularizer.schedules import constant, cosine, linear
 
 Z = torch.tensor([-2.0, -0.5, 0.0, 0.5, 3.0])
 
@@ -50,27 +49,3 @@ def test_wrong_settings_are_refused_by_name(make, message):
 def test_the_default_set_is_an_anchored_hinge():
     hinge, anchor = default_penalties("angry", hinge=0.5, anchor=0.25)
     assert (hinge.name, hinge.weight, anchor.name, anchor.weight) == ("hinge/angry", 0.5, "anchor/angry", 0.25)
-
-
-class TestSchedules:
-    """Factors stay in [0, 1]; warm-up rises, decay falls to 0 at the total."""
-
-    @pytest.mark.parametrize("make", [linear, cosine])
-    def test_shape(self, make):
-        factors = [make(4, 12)(step) for step in range(14)]
-        assert factors[0] > 0
-        assert factors[:4] == sorted(factors[:4])
-        assert factors[3] == factors[4] == 1
-        assert factors[4:] == sorted(factors[4:], reverse=True)
-        assert factors[12:] == [0, 0]
-        assert factors[8] == pytest.approx(0.5)
-
-    def test_without_decay_it_stays(self):
-        assert [linear(2)(step) for step in (0, 1, 2, 999)] == [0.5, 1, 1, 1]
-        assert [constant()(step) for step in (0, 999)] == [1, 1]
-
-    @pytest.mark.parametrize("make", [linear, cosine])
-    @pytest.mark.parametrize(("warmup", "total"), [(-1, None), (4, 4), (0, 0)])
-    def test_impossible_ones_are_refused(self, make, warmup, total):
-        with pytest.raises(ValueError, match="_steps must be a whole number"):
-            make(warmup, total)

@@ -22,7 +22,7 @@ def test_the_target_is_held_within_15_percent_from_three_starting_weights(sandbo
     penalties = [Hinge("desperate", weight=weight), Anchor("desperate")]
     regularizer = Regularizer(vectors, penalties, target=Target("desperate", at_most=CONTRAST))
     _, history = fine_tune(
-        model, tokenizer, regularizer, tmp_path, steps=160, logging_steps=5, lr_scheduler_type="constant"
+        model, tokenizer, regularizer, tmp_path, steps=120, logging_steps=5, lr_scheduler_type="constant"
     )
     contrasts = [log["emotion/desperate/contrast"] for log in history if "emotion/desperate/contrast" in log]
     # A window of 5 steps holds 80 texts, which alone scatter by some .08: the last ten windows together.

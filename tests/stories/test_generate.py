@@ -15,14 +15,6 @@ SHORT = Sampling(max_tokens=24)
 
 
 @pytest.fixture(scope="module")
-def speaker():
-    """The sandbox's organism, with room for a prompt that is long for it."""
-    model, tokenizer = organism.load()
-    model.config.max_position_embeddings = 512
-    return model, tokenizer
-
-
-@pytest.fixture(scope="module")
 def prompts(speaker) -> list[list[int]]:
     found = [tokens(speaker[1], item) for item in plan(["calm", "desperate", "sad"], topics=2, per_topic=1)]
     assert len(set(map(len, found))) > 2, "prompts of one length would not need padding"

@@ -8,7 +8,6 @@ import pytest
 from emoreg.corpus import read_corpus, read_texts
 from emoreg.corpus.rules import banned_words
 from emoreg.corpus.shipped import Emotion
-from emoreg.sandbox import organism
 from emoreg.stories import Item, Sampling, Settings, Transformers, plan, write
 from tests import tiny
 from tests.stories.fakes import LONG, UNFELT, Says
@@ -27,13 +26,6 @@ def by_item(path: Path) -> dict[tuple, str]:
     found = {(r.get("emotion"), r["topic"], r["number"]): r["text"] for r in records(path)}
     assert len(found) == len(records(path)), "an item stands in the file twice"
     return found
-
-
-@pytest.fixture(scope="module")
-def speaker():
-    model, tokenizer = organism.load()
-    model.config.max_position_embeddings = 512
-    return model, tokenizer
 
 
 @pytest.fixture(scope="module")
