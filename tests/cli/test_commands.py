@@ -305,9 +305,10 @@ class TestExtractOnRanks:
         kept = tmp_path / "kept"
         result = self.launch(files, launcher, "--tokens-per-batch", 60, "--resume-dir", kept)
         assert result.returncode == 0, result.stderr
-        vectors = EmotionVectors.load(tmp_path / "out" / "v")
+        file = tmp_path / "out" / "v.safetensors"
+        vectors = EmotionVectors.load(file)
         assert [line for line in result.stdout.splitlines() if "2 emotions at 4 blocks" in line] == [
-            f"{tmp_path / 'out' / 'v.safetensors'}: 2 emotions at 4 blocks of width 32"
+            f"{file}: 2 emotions at 4 blocks of width 32; are they real? emoreg validate {file}"
         ]
         assert result.stderr.count("7/7") == 1
         assert [path.name for path in (tmp_path / "out").iterdir()] == ["v.safetensors"]
