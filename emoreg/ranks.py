@@ -48,7 +48,7 @@ def gather(value: str) -> Sequence[str]:
 
 
 def from_first(value: Tensor, device: torch.device) -> Tensor:
-    """What the first rank has, on each of them, by way of the device on which they talk: the same to the last bit."""
+    """The first rank's tensor, on every rank and bit for bit; ``device`` is the one that ranks communicate over."""
     if world() == 1:
         return value
     sent = value.to(device, copy=True)
@@ -58,7 +58,7 @@ def from_first(value: Tensor, device: torch.device) -> Tensor:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """What goes wrong on one rank goes wrong on all, once each has come to the context's end.
+    """Fail on every rank if one has failed, when all have reached the context's end. Every rank must enter it.
 
     Raises:
         ValueError: naming the first rank that failed, on those that did not.

@@ -3,6 +3,7 @@
 import ast
 import re
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ DISTRIBUTION = {"sklearn": "scikit-learn", "yaml": "pyyaml"}
 
 @pytest.fixture(scope="module")
 def project() -> dict[str, Any]:
-    tomllib = pytest.importorskip("tomllib", reason="Python 3.11 or newer")
     return tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 

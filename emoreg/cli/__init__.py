@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from emoreg.cli import shell, stories, training, vectors
+from emoreg.cli import exchange, extract, shell, stories, training, validate
 
 app = typer.Typer(
     help="Keep a model's internal desperation down while it is being fine-tuned, and see what became of it.",
@@ -24,11 +24,11 @@ def _options(
 
 
 app.command()(stories.stories)
-app.command()(vectors.extract)
-app.command()(vectors.validate)
-app.command("import")(vectors.import_)
-app.command()(vectors.export)
-app.command()(vectors.push)
+app.command()(extract.extract)
+app.command()(validate.validate)
+app.command("import")(exchange.import_)
+app.command()(exchange.export)
+app.command()(exchange.push)
 app.command(context_settings={"ignore_unknown_options": True})(training.train)
 app.command()(training.demo)
 

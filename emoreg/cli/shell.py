@@ -1,4 +1,7 @@
-"""What commands have in common: errors in one line, ranks that meet and part, a model that is loaded."""
+"""What commands have in common: errors in one line, a process group, a model that is loaded.
+
+torch and transformers take seconds to import: here and in the commands what runs brings them in, and help does not.
+"""
 
 import functools
 import sys
@@ -8,8 +11,6 @@ from pathlib import Path
 
 import typer
 from tqdm import tqdm
-
-from emoreg import ranks
 
 show_traceback = False
 """Whether a user's mistake ends in a traceback."""
@@ -48,8 +49,8 @@ def check_writable(path: Path) -> None:
 
 
 @contextmanager
-def meet(device: str | None) -> Iterator[str]:
-    """The processes of `accelerate launch` or `torchrun`, met, and this one's device; parted at the end."""
+def processes(device: str | None) -> Iterator[str]:
+    """A process group of those that `accelerate launch` or `torchrun` has started, if any; gives this one's device."""
     import torch
     from accelerate import PartialState
     from accelerate.utils import parse_flag_from_env
@@ -71,6 +72,8 @@ def meet(device: str | None) -> Iterator[str]:
 
 def is_first() -> bool:
     """Whether this is the process that writes and prints."""
+    from emoreg import ranks
+
     return ranks.rank() == 0
 
 
@@ -89,6 +92,8 @@ def load(name: str, dtype: str, device: str, device_map: str | None):
         AutoModelForImageTextToText,
     )
     from transformers.utils.logging import disable_progress_bar
+
+    from emoreg import ranks
 
     if not is_first():
         disable_progress_bar()

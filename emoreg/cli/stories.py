@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 from tqdm import tqdm
 
-from emoreg import checks, ranks
-from emoreg.cli.shell import check_writable, load, load_tokenizer, meet, one_line_errors
+from emoreg import checks
+from emoreg.cli.shell import check_writable, load, load_tokenizer, one_line_errors, processes
 
 
 @one_line_errors
@@ -44,6 +44,7 @@ def stories(
 
     Example: `emoreg stories Qwen/Qwen3-0.6B --output stories.jsonl --emotions desperate,calm,happy --topics 20`
     """
+    from emoreg import ranks
     from emoreg.stories import Sampling, Settings, Transformers, Vllm, plan, resume, write
 
     checks.option("--backend", backend, ("transformers", "vllm"))
@@ -56,7 +57,7 @@ def stories(
     items = plan(names, topics, per_topic, neutral=neutral)
     check_writable(output)
     resume(output, settings, neutral=neutral)
-    with meet(device) as place:
+    with processes(device) as place:
         if ranks.world() > 1:
             raise ValueError("stories are written by one process; over several GPUs, take --backend vllm")
         if backend == "vllm":

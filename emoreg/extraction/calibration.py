@@ -64,7 +64,7 @@ def calibrate(
 
 
 def check_neutral(neutral: Sequence[str], reference_texts: int, reference_tokens: int) -> None:
-    """Refuse what no calibration can be made of.
+    """Refuse neutral texts and numbers that no calibration can be made of.
 
     Raises:
         ValueError: for no text, or a number that is too small.
@@ -112,7 +112,7 @@ def calibrated(
     separation_LK = (denoised_LKD * directions.shift).sum(-1)
     # The sign is fixed here: a filter such as LDA can come out of denoising the wrong way round.
     denoised_LKD = torch.where(separation_LK[..., None] < 0, -denoised_LKD, denoised_LKD)
-    # One rank's word from here on: what follows is rounded by each machine in its own way.
+    # All ranks take the first one's: each machine rounds in its own way.
     directions_LKD = ranks.from_first(denoised_LKD.float(), device)
     exact_LKD = directions_LKD.double()
     mean_LK = (exact_LKD @ moments.mean[:, 0, :-1, None])[..., 0].float()

@@ -46,7 +46,7 @@ class Passes:
             now = set(added)
             if self._fits(piece, now, counts):
                 continue
-            # Only here has the exception let go of what the pass had on the device.
+            # Not in the except clause: there the exception still holds what the pass had on the device.
             memory.clear_device_cache(garbage_collection=True)
             self._tokens = len(piece) * len(self._texts[piece[0]]) // 2
             pieces.insert(0, (piece, frozenset(now)))

@@ -60,12 +60,12 @@ class Shards:
             self._next = ended + max(SAVE_EVERY, _SHARE * (ended - begun))
 
     def close(self, result: Callable[[], Moments], batches: Sequence[int]) -> None:
-        """Write the last of it: what follows may take long."""
+        """Write what is left: what follows may take long."""
         if batches:
             self._write(result(), batches)
 
     def earlier(self) -> Iterator[Moments]:
-        """What earlier starts added up, on the first rank; nothing on the others."""
+        """What earlier starts added up: on the first rank alone, so that it counts once."""
         for path in self._found if ranks.rank() == 0 else ():
             with _opened(path) as file:
                 names = set(file.keys())
@@ -74,7 +74,7 @@ class Shards:
             yield Moments(self._layers, count, sums, products)
 
     def remove(self) -> None:
-        """Take every file of this stream away, those left half written too. Once all ranks have what they need."""
+        """Delete every file of this stream, half-written ones too. Call it when all ranks have their result."""
         if ranks.rank() == 0:
             for path in self._folder.glob(f"*{self._stream}-*{_SUFFIX}*"):
                 path.unlink(missing_ok=True)

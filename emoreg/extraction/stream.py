@@ -26,7 +26,7 @@ class Stream:
     tokens_per_batch: int
     """Of a forward pass, padding included."""
     bar: tqdm
-    """Moves on by each text."""
+    """Advances by one for each text."""
 
     def moments(
         self,

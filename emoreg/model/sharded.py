@@ -49,8 +49,8 @@ def input_device(model: nn.Module) -> torch.device:
     return device
 
 
-def embeddings(model: nn.Module) -> nn.Embedding:
-    """The layer that takes token ids in."""
+def embeddings(model: nn.Module) -> Any:
+    """The layer that takes token ids in: an `nn.Embedding`, or peft's wrapper of one."""
     return unwrap(model).get_input_embeddings()  # pyright: ignore
 
 

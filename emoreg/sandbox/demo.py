@@ -68,7 +68,11 @@ def run_demo(output: Path, *, steps: int = STEPS, replies: int = 400, seed: int 
     console.print("fresh AUC: desperate against calm along a direction fitted afresh on that model, held out.")
     for what, where in {"vectors": saved, "picture": picture, "W&B runs": output / "wandb"}.items():
         console.print(f"{what:9} {where}", soft_wrap=True, highlight=False)
-    console.print("Next: the same on a model of your own, in docs/quickstart.md")
+    console.print(
+        "next      emoreg extract MODEL --output vectors/MODEL, for a model of your own",
+        soft_wrap=True,
+        highlight=False,
+    )
     return judgements
 
 

@@ -94,7 +94,7 @@ class Transformers:
         while waiting:
             batch = waiting[: self._batch_size]
             texts = self._write([prompts[n] for n in batch], [seeds[n] for n in batch])
-            if texts is None:  # and the exception has let go of what was on the device
+            if texts is None:  # here the exception no longer holds what was on the device
                 memory.clear_device_cache(garbage_collection=True)
                 self._batch_size = len(batch) // 2
                 logger.warning("out of memory; batches have at most %d texts from here on", self._batch_size)

@@ -305,9 +305,10 @@ class TestExtractOnRanks:
         kept = tmp_path / "kept"
         result = self.launch(files, launcher, "--tokens-per-batch", 60, "--resume-dir", kept)
         assert result.returncode == 0, result.stderr
-        vectors = EmotionVectors.load(tmp_path / "out" / "v")
+        file = tmp_path / "out" / "v.safetensors"
+        vectors = EmotionVectors.load(file)
         assert [line for line in result.stdout.splitlines() if "2 emotions at 4 blocks" in line] == [
-            f"{tmp_path / 'out' / 'v.safetensors'}: 2 emotions at 4 blocks of width 32"
+            f"{file}: 2 emotions at 4 blocks of width 32; are they real? emoreg validate {file}"
         ]
         # A bar is begun once; how often it is drawn until it is full depends on how long that takes.
         assert result.stderr.count("extract:   0%") == 1

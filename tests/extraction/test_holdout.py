@@ -145,7 +145,7 @@ class TestRealModel:
             reading = np.mean(
                 [hidden_states(model, i)[row][50:].mean(0) @ vectors.directions[row, k].numpy() for i in ids]
             )
-            return float((reading - vectors.mean[row, k]) / vectors.std[row, k])
+            return float(reading - vectors.mean[row, k].item()) / vectors.std[row, k].item()
 
         assert mean_z("desperate") > 0.3
         assert mean_z("desperate") > max(mean_z("calm"), mean_z("happy"), mean_z("blissful")) + 0.05
