@@ -13,7 +13,7 @@ def adapted(tiny_llama):
 
 
 @pytest.mark.parametrize(
-    ("mode", "under_grad", "without"), [("train", True, False), ("eval", False, True), ("off",) * 3]
+    ("mode", "under_grad", "without"), [("train", True, False), ("eval", False, True), ("off", False, False)]
 )
 def test_grad_mode_tells_training_from_evaluation(tiny_llama, mode, under_grad, without):
     counted = CountedPasses(tiny_llama())
