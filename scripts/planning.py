@@ -7,6 +7,7 @@
 Letters: L layers, D width, K emotions, P penalised ones, n tokens on one GPU in one forward pass, N parameters, R GPUs.
 """
 
+from pathlib import Path
 from typing import NamedTuple
 
 from emoreg import Anchor
@@ -194,65 +195,26 @@ def traffic_table() -> str:
 
 def page() -> str:
     every, texts = Anchor("desperate").every, Anchor("desperate").texts
-    hinge, fewest = size(until_backward(80, BATCH * LENGTH)), min(R for R in GPUS if fits(MODELS[-1], R))
-    again, of_8 = percent(1 / every), percent(1 / every / 8)
-    per_layer = 3 + BINS
-    drift, drift_of_8 = percent(1 / 3 / LOGGING_STEPS), percent(1 / 3 / LOGGING_STEPS / 8)
-    return f"""# What the term adds to a run: memory, flops, traffic
-
-Counted, not timed. Printed by `python scripts/planning.py`; `tests/scripts/test_planning.py` compares its formulas with
-what is counted on tiny models: bytes that a real `Term` holds, flops of each matrix product, reductions of two
-processes and gathers of two under FSDP2, exactly; peaks of the allocator, exactly but for the statistics' (to 250 bytes
-per emotion).
-
-Assumed: the shapes of Llama 3.2 1B and Llama 3.1 8B and 70B; all layers; the default set (a hinge and an anchor on one
-emotion); bf16; {BATCH} x {LENGTH} tokens (n) on each GPU; {REFERENCE_TEXTS} reference texts of {REFERENCE_TOKENS}
-tokens; a log every {LOGGING_STEPS} steps. K is how many emotions are watched.
-
-## Memory of one GPU
-
-It does not depend on the number of GPUs (but for the row of a log, below): nothing of the term is sharded.
-
-{memory_table()}
-
-* *constants*: directions, mean and sd. *reference*: its texts and the base model's z. *statistics*: sums and
-  histograms, for training and evaluation. These stay.
-* *z until the loss*: of every emotion at every layer, from a micro-batch's forward pass to its `Term.loss`. After that
-  a hinge keeps 4 bytes per layer and token until backward ({hinge} at 80 layers).
-* *temporary*: the largest of what one layer takes and gives back: the fp32 copy and readings of a hidden state, the
-  gradient in fp32 and in bf16, or the statistics' bins. It and the z grow with the micro-batch, the others do not.
-* *sum*: a bound on the added peak. Temporaries of a layer seldom meet the model's own peak, which lies at the logits.
-
-## Flops of one GPU
-
-{flops_table()}
-
-* *projection*: 2 L n D (K + 1) in a micro-batch, against the model's own 6 N n, or 4 N n where the base is frozen. In
-  fp32, of which accelerators do far fewer per second than in bf16: docs/overhead.md.
-* *anchor*: {texts} texts through the whole model, forward and backward, at every {every}th optimizer step, as a share
-  of one micro-batch's tokens. It comes once per optimizer step: with accumulation, divide by its micro-batches.
-* *drift*: all reference texts forward, at each log; as a share of the steps between two.
-* Statistics are no matrix products: 13 passes over n x K numbers at each layer.
-* Checkpointing adds nothing to the term's own: blocks are computed again inside their hooks, not with them.
-
-## Traffic of one GPU
-
-{traffic_table()}
-
-* *a step*: collectives beyond the trainer's own, after the first step, in which each scope's positions are added up.
-* *row of a log*: the one all-reduce of a log (an evaluation's has one as large). It does not depend on the batch:
-  {per_layer} fp64 numbers per layer and emotion, and one more for each rank, in which its maxima come along, since a
-  sum of fixed size cannot hold a maximum, and a second reduction would be one more. These places are as large as all
-  else at {per_layer} GPUs.
-* *takes*: what is sent, at {LINK / 1e9:.0f} GB/s out of each GPU. *of the run's own*: against what sharded bf16
-  training sends in {LOGGING_STEPS} steps of one micro-batch, each of which gathers all weights twice and scatters
-  gradients once.
-* *all weights once*: under FSDP and ZeRO-3 the reference texts' passes gather the weights as any pass does: an anchor's
-  twice, and it scatters gradients at most once, in every {every}th optimizer step; the drift's once, at a log. **There
-  an anchor costs traffic, not flops**: up to {again} of what optimizer steps of one micro-batch send, {of_8} of those
-  of 8, and the drift {drift} and {drift_of_8}. `Anchor(every=...)` moves the first, `logging_steps` the second. Under
-  DDP both are 0: an anchor's gradients wait for the step's own reduction.
-* From {fewest} GPUs on for 70 B: fewer do not hold its weights."""
+    return (Path(__file__).with_suffix(".md").read_text(encoding="utf-8").rstrip()).format(
+        memory_table=memory_table(),
+        flops_table=flops_table(),
+        traffic_table=traffic_table(),
+        every=every,
+        texts=texts,
+        hinge=size(until_backward(80, BATCH * LENGTH)),
+        fewest=min(R for R in GPUS if fits(MODELS[-1], R)),
+        again=percent(1 / every),
+        of_8=percent(1 / every / 8),
+        per_layer=3 + BINS,
+        drift=percent(1 / 3 / LOGGING_STEPS),
+        drift_of_8=percent(1 / 3 / LOGGING_STEPS / 8),
+        gb_per_second=LINK / 1e9,
+        BATCH=BATCH,
+        LENGTH=LENGTH,
+        LOGGING_STEPS=LOGGING_STEPS,
+        REFERENCE_TEXTS=REFERENCE_TEXTS,
+        REFERENCE_TOKENS=REFERENCE_TOKENS,
+    )
 
 
 if __name__ == "__main__":
