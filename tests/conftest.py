@@ -6,6 +6,9 @@ import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+# Until the first test, since imports leave nothing to collect.
+gc.disable()
+
 # Before anything imports these libraries.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
@@ -18,6 +21,7 @@ import jaxtyping
 # Every annotation in emoreg, shapes included, is a check while tests run. Before emoreg is first imported.
 jaxtyping.install_import_hook("emoreg", "beartype.beartype")
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -32,12 +36,24 @@ def _threads() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_fingerprints() -> None:
+    """No test goes back to what it mapped: what maps, a whole trainer for A2PO, need not be hashed to be found again."""
+
+    def random_one(*args: object) -> str:
+        return datasets.fingerprint.generate_random_fingerprint()
+
+    datasets.fingerprint.update_fingerprint = random_one
+    datasets.arrow_dataset.update_fingerprint = random_one
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _frozen_imports() -> None:
     """What stands when a module's tests begin, most of it libraries, is no garbage: the collector need not look at it.
 
     accelerate collects at the end of each `Trainer.train`, which took longer than the training of a tiny model.
     """
+    gc.enable()
     gc.collect()
     gc.freeze()
 
