@@ -38,7 +38,7 @@ def _threads() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_fingerprints() -> None:
-    """No test goes back to what it mapped: what maps, a whole trainer for A2PO, need not be hashed to be found again."""
+    """No test goes back to what it mapped, so what maps, for A2PO a whole trainer, need not be hashed."""
 
     def random_one(*args: object) -> str:
         return datasets.fingerprint.generate_random_fingerprint()
