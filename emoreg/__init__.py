@@ -38,3 +38,7 @@ def __getattr__(name: str):
         if name in names:
             return getattr(import_module(f"emoreg.{folder}"), name)
     raise AttributeError(f"module 'emoreg' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -41,5 +41,6 @@ def test_every_public_name_can_be_had_and_listed():
     import emoreg
 
     assert all(getattr(emoreg, name) for name in emoreg.__all__)
+    assert set(emoreg.__all__) <= set(dir(emoreg))
     with pytest.raises(AttributeError, match="module 'emoreg' has no attribute 'Hinges'"):
         emoreg.Hinges  # noqa: B018 - the look-up is what is tested
