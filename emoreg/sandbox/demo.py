@@ -43,7 +43,7 @@ def run_demo(output: Path, *, steps: int = STEPS, replies: int = 400, seed: int 
         from emoreg.sandbox.fine_tuning import fine_tune  # trl and peft, which import what `quiet` is for
 
         model, tokenizer = load()
-        with stages.stage("Emotion vectors, from a tiny model's own kind of text"):
+        with stages.stage("Emotion vectors of a tiny model"):
             vectors = extract_vectors(model, tokenizer, seed)
             saved = vectors.save(output / "sandbox")
         with stages.stage(f"What that model does: {replies} replies"):
