@@ -2,16 +2,14 @@
 
 from emoreg.model.blocks import backbone, check_layers, decoder_blocks, depth, text_config, width
 from emoreg.model.counted import CountedPasses, Mode
-from emoreg.model.hooks import OnBlock, hook_blocks, steer
+from emoreg.model.hooks import hook_blocks, steer
 from emoreg.model.passes import evaluating, run_to, run_whole
 from emoreg.model.sharded import compute_device, embeddings, gathered, input_device, is_sharded, named_weights
-from emoreg.model.wrappers import active_adapters, learns_prompt, unwrap, virtual_tokens
+from emoreg.model.wrappers import learns_prompt, unwrap, virtual_tokens
 
 __all__ = [
     "CountedPasses",
     "Mode",
-    "OnBlock",
-    "active_adapters",
     "backbone",
     "check_layers",
     "compute_device",

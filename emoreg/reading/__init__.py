@@ -3,12 +3,11 @@
 from emoreg.reading.as_text import from_text, to_text
 from emoreg.reading.batch import per_pass
 from emoreg.reading.gradients import GradientNorms, gradient_norms
-from emoreg.reading.projection import project, standardise
 from emoreg.reading.read import readings, z_of
 from emoreg.reading.reader import Pass, Reader
 from emoreg.reading.reasoning import Reasoning
 from emoreg.reading.reference import Reference
-from emoreg.reading.scope import IGNORE, Scope, Scoped, check_scope, n_sequences, positions
+from emoreg.reading.scope import IGNORE, Scope, Scoped, check_scope, n_sequences
 from emoreg.reading.statistics import BINS, Statistics
 
 __all__ = [
@@ -27,10 +26,7 @@ __all__ = [
     "gradient_norms",
     "n_sequences",
     "per_pass",
-    "positions",
-    "project",
     "readings",
-    "standardise",
     "to_text",
     "z_of",
 ]
