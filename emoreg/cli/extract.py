@@ -70,5 +70,5 @@ def extract(
         with ranks.together():
             if is_first():
                 path = vectors.save(output)
-                size = f"{len(vectors.emotions)} emotions at {len(vectors.layers)} blocks of width {vectors.width}"
+                size = f"{len(vectors.emotions)} emotions at {len(vectors.layers)} layers of width {vectors.width}"
                 print(f"{path}: {size}; are they real? emoreg validate {path}")

@@ -77,18 +77,18 @@ def validate(
                 else:
                     page.write_text(text, encoding="utf-8")
                     print(f"{page}: the evidence, which is in {vectors} too")
-                for emotion in named:
+                for emotion in named[:1]:  # the first is the one to be kept down; what it is held against comes after
                     print(_advice(found, vectors, emotion), file=sys.stderr)
 
 
 def _advice(found, vectors: Path, emotion: str) -> str:
-    """What to do with the verdict on an emotion, in one line."""
-    from emoreg.validation import band
-
+    """What to do with the verdict on the emotion that is to be kept down, in one line."""
     if emotion not in found.validation["verdict"]:
         return f"{emotion}: not judged, for want of texts; give some with --corpus"
-    if not (layers := found.trusted(emotion)):
-        call = f'emoreg.regularize(trainer, "{vectors}", "{emotion}", penalties=[])'
-        return f"{emotion}: trusted at no block, so only watch it: {call}"
-    call = f'emoreg.regularize(trainer, "{vectors}", "{emotion}", layers="trusted")'
-    return f"{emotion}: trusted at blocks {band(layers)}; to act there: {call}"
+    layers, named = found.trusted(emotion), f'"{vectors}"' + ("" if emotion == "desperate" else f', "{emotion}"')
+    if not layers:
+        return f"{emotion}: trusted at no layer, so only watch: emoreg.regularize(trainer, {named}, penalties=[])"
+    if layers == found.layers:
+        return f"{emotion}: trusted at all layers; to keep it down: emoreg.regularize(trainer, {named})"
+    call = f'emoreg.regularize(trainer, {named}, layers="trusted")'
+    return f"{emotion}: trusted at layers {', '.join(map(str, layers))}; to keep it down there: {call}"

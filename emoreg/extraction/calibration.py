@@ -156,7 +156,7 @@ def _provenance(
         tokenizer_hash=tokenizer_hash(tokenizer),
         corpus_hash=text_hash([directions.corpus_hash, *neutral]),
         method=f"{directions.method}, {denoise_share:.0%} of neutral variance taken out",
-        token_rule=f"{directions.token_rule}; neutral: every token",
+        token_rule=f"{directions.token_rule}; neutral: every token that is read",
         counts=directions.counts | {"neutral": len(neutral)},
         settings=directions.settings | {"denoise_share": denoise_share},
     )

@@ -1,7 +1,7 @@
 """Statistics of z while a model trains: sums, maxima and histograms on the device, brought to the host once per log.
 
-Each state is declared once, in `_STATES`, with how those of several ranks become one; packing, reduction and checkpoint
-follow from that. The figures are those of one process on the whole batch.
+Each state is declared once, where `Statistics.reset` starts it; packing, reduction over ranks, checkpoint and restoring go
+over whatever is there. The figures are those of one process on the whole batch.
 
 Shapes: B batch, T positions, n of both together, L layers, K emotions, Q histogram bins.
 """
@@ -21,8 +21,8 @@ LOW, HIGH, BINS = -16.0, 16.0, 512
 
 FIGURES = ("mean", "sd", "p95", "max", "above")
 
-_STATES = {"count": "sum", "sums": "sum", "bins": "sum", "max": "max"}
-"""Name of each state, and how those of ranks combine; ``sums`` (3, L, K) are of z, of z^2, and above the threshold."""
+_MAXIMA = {"max"}
+"""The states of which ranks' values are compared; those of all others add up."""
 
 
 class Statistics:
@@ -51,6 +51,7 @@ class Statistics:
         shape = (len(self.layers), len(self.emotions))
         self._states = {
             "count": torch.zeros((), dtype=self._dtype, device=self._device),
+            # Of z, of z^2, and how many are above the threshold.
             "sums": torch.zeros(3, *shape, dtype=self._dtype, device=self._device),
             "bins": torch.zeros(shape[0], BINS, shape[1], dtype=torch.int32, device=self._device),
             "max": torch.full(shape, -torch.inf, device=self._device),
@@ -159,16 +160,18 @@ class Statistics:
     def _combined(self, across_ranks: bool) -> tuple[dict[str, Tensor], Float[Tensor, "numbers 2"]]:
         """Every state, in one dtype, and total and weight of each named number; of all ranks by one reduction."""
         pairs = [value for name in sorted(self._numbers) for value in self._numbers[name]]  # so on every rank
-        parts = {how: [self._states[name] for name in _STATES if _STATES[name] == how] for how in ("sum", "max")}
-        parts["sum"] += pairs
-        flat = {how: torch.cat([value.flatten().to(self._dtype) for value in of]) for how, of in parts.items()}
+        added = [state for name, state in self._states.items() if name not in _MAXIMA]
+        compared = [state for name, state in self._states.items() if name in _MAXIMA]
+        sums, maxima = (
+            torch.cat([value.flatten().to(self._dtype) for value in part]) for part in ([*added, *pairs], compared)
+        )
         if across_ranks:
-            flat["sum"], flat["max"] = ranks.sum_and_max_over(flat["sum"], flat["max"])
-        states = {}
-        for name, how in _STATES.items():
-            state = self._states[name]
-            states[name], flat[how] = flat[how][: state.numel()].view(state.shape), flat[how][state.numel() :]
-        return states, flat["sum"].view(-1, 2)
+            sums, maxima = ranks.sum_and_max_over(sums, maxima)
+        rest, states = {False: sums, True: maxima}, {}
+        for name, state in self._states.items():
+            row, n = rest[name in _MAXIMA], state.numel()
+            states[name], rest[name in _MAXIMA] = row[:n].view(state.shape), row[n:]
+        return states, rest[False].view(-1, 2)
 
     def state(self) -> dict[str, Any]:
         """Everything since the last `reset`, exactly, as JSON can hold it."""

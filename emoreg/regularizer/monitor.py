@@ -104,6 +104,7 @@ class Monitor:
         """
         self.statistics.load_state(state["statistics"])
         self._guard.proven = state["proven"]
+        self._in_first_step = None  # a checkpoint is of a run that has made its first step
 
     def _keep(self, statistics: Statistics, passes: Sequence[Pass], inputs: Mapping[str, Any] | None) -> list[Scoped]:
         """Add passes to statistics; returns what scopes look at, for each of them."""

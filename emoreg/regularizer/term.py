@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from emoreg import checks
+from emoreg import checks, ranks
 from emoreg.reading import Pass, Scope, Scoped
 from emoreg.regularizer.guard import Gate
 from emoreg.regularizer.monitor import Monitor
@@ -52,11 +52,14 @@ class Term(Monitor):
         Args:
             distributed: whether every rank of a run has this term and calls it at each step and log.
             scaler: what multiplies the loss before its backward, in fp16.
-            anchors_apart: whether `anchors` is called at each step, and has a backward of its own: for engines that
-                take one graph through the weights at a time (DDP, FSDP, DeepSpeed). `loss` then leaves anchors out.
+            anchors_apart: whether `anchors` is called where `begin_step` begins one, and has a backward of its own: for
+                engines that take one graph through the weights at a time (DDP, FSDP, DeepSpeed). `loss` leaves it out.
         """
         self._distributed, self._gradients.scaler, self._anchors_apart = distributed, scaler, anchors_apart
         self.reader.counted.mode = "off"
+        if distributed and ranks.rank() > 0:
+            # A checkpoint holds the statistics of all ranks: to be added up once, on the first.
+            self.statistics.forget_values()
 
     def loss(
         self,
@@ -88,7 +91,7 @@ class Term(Monitor):
         last = step is None if last is None else last
         step = self._step + 1 if step is None else step
         added = [torch.zeros((), device=self._device)]
-        if not self._anchors_apart:
+        if self.begin_step(step) and not self._anchors_apart:
             added.append(self.anchors(step, once=scale.once))
         passes = self.reader.take()
         batches = self._keep(self.statistics, passes, inputs)
@@ -102,10 +105,18 @@ class Term(Monitor):
             self._close_step()
         return torch.stack(added).sum()
 
-    def anchors(self, step: int, *, once: Tensor | float = 1.0) -> Tensor:
-        """What anchors add to an optimizer step: a scalar at the first call with that step, then 0.
+    def begin_step(self, step: int) -> bool:
+        """Begin an optimizer step, which ends the last one; False if it has begun. `loss` calls it."""
+        if step == self._step:
+            return False
+        self._close_step()
+        self._step, self._open = step, True
+        return True
 
-        `loss` calls it, unless `prepare` was told that they have a backward of their own.
+    def anchors(self, step: int, *, once: Tensor | float = 1.0) -> Tensor:
+        """What anchors add to an optimizer step, once.
+
+        `loss` calls it when it begins a step, unless `prepare` was told that they have a backward of their own.
 
         Args:
             step: as for `loss`.
@@ -115,10 +126,6 @@ class Term(Monitor):
             ValueError: at the first step with a weight, if an anchor has no gradient or is not finite.
         """
         added = [torch.zeros((), device=self._device)]
-        if step == self._step:
-            return added[0]
-        self._close_step()
-        self._step, self._open = step, True
         for penalty in self.penalties:
             weight = penalty.weight * self._factor(penalty, step)
             if weight and isinstance(penalty, Anchor) and step % penalty.every == 0:

@@ -81,9 +81,6 @@ class RegularizerCallback(TrainerCallback, ExportableState):
             self._restore(state)
             if self.trainer.accelerator.num_processes > 1:
                 self._same_on_all_ranks()
-            if self.trainer.accelerator.process_index > 0:
-                # A checkpoint holds the first rank's: to be added up once.
-                self._term.statistics.forget_values()
             self._loss = TermInLoss(self.trainer, self._term, self.gradient_every)
             stack.callback(replaced(self.trainer, "compute_loss", self._loss.wrap))
             figures = FiguresInLog(self.trainer, self._term)

@@ -41,7 +41,8 @@ class TermInLoss:
                     self._term.observe(batch)
                 return result
             step, num_items = self._trainer.state.global_step, kwargs.get("num_items_in_batch")
-            anchors = self._backward_of_anchors(step) if self._anchors_apart else None
+            begins = self._anchors_apart and self._term.begin_step(step)
+            anchors = self._backward_of_anchors(step) if begins else None
             with self._term.reading("train", measure_gradient=step % self._gradient_every == 0):
                 result = compute_loss(model, inputs, *args, **kwargs)
                 loss, *outputs = result if isinstance(result, tuple) else (result,)

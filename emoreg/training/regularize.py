@@ -1,5 +1,6 @@
 """`regularize`: one line before `trainer.train()`."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -10,6 +11,8 @@ from emoreg.reading import Scope
 from emoreg.regularizer import Penalty, Regularizer, Schedule, Target, default_penalties
 from emoreg.training.callback import RegularizerCallback
 from emoreg.vectors import EmotionVectors, find
+
+logger = logging.getLogger(__name__)
 
 
 def regularize(
@@ -56,8 +59,11 @@ def regularize(
             ``penalties``, which have layers of their own.
     """
     found = find(vectors)
-    found.index(emotion)
+    if penalties is None or emotion != "desperate":  # to watch others, vectors need not have the default
+        found.index(emotion)
     if penalties is None:
+        if layers is None:
+            _warn_unless_trusted(found, emotion)
         penalties = default_penalties(emotion, scope=scope, layers=layers)
     elif layers is not None:
         raise ValueError("layers are those of the default penalties; give each of `penalties` its own, as layers=")
@@ -67,3 +73,11 @@ def regularize(
     callback = RegularizerCallback(trainer, regularizer, gradient_every=gradient_every)
     trainer.add_callback(callback)
     return callback
+
+
+def _warn_unless_trusted(vectors: EmotionVectors, emotion: str) -> None:
+    judged = {} if vectors.validation is None else vectors.validation["verdict"]
+    if emotion not in judged:
+        logger.warning("nobody has validated the direction of %r that this run penalises: emoreg validate", emotion)
+    elif not vectors.trusted(emotion):
+        logger.warning("validation trusts the direction of %r that this run penalises at no layer", emotion)

@@ -2,13 +2,11 @@
 
 from emoreg.validation.causal import dose_response
 from emoreg.validation.page import page
-from emoreg.validation.sections import band
 from emoreg.validation.severity import StakesPair
 from emoreg.validation.validate import validate
 
 __all__ = [
     "StakesPair",
-    "band",
     "dose_response",
     "page",
     "validate",

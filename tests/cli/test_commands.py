@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 from emoreg import EmotionVectors
 from emoreg.cli import app
+from emoreg.cli.validate import _advice
 from tests import tiny
 from tests.model import architectures
 from tests.ports import free_port
@@ -181,6 +183,23 @@ class TestValidate:
         assert result.exit_code == 0, result.output
         assert "each text a group of its own" in result.output
 
+    @pytest.mark.parametrize(
+        ("verdict", "said"),
+        [
+            (
+                [1, 2],
+                'trusted at layers 1, 2; to keep it down there: emoreg.regularize(trainer, "v", layers="trusted")',
+            ),
+            ([0, 1, 2, 3], 'trusted at all layers; to keep it down: emoreg.regularize(trainer, "v")'),
+            ([], 'trusted at no layer, so only watch: emoreg.regularize(trainer, "v", penalties=[])'),
+        ],
+    )
+    def test_what_to_do_with_the_verdict(self, verdict, said):
+        judged = {"verdict": {"desperate": {"layers": verdict, "why": "planted"}}}
+        vectors = replace(random_vectors(tiny.llama()), validation=judged)
+        assert _advice(vectors, Path("v"), "desperate") == f"desperate: {said}"
+        assert "not judged" in _advice(vectors, Path("v"), "calm")
+
     def test_a_corpus_of_other_emotions(self, files):
         before = files["vectors"].read_bytes()
         files["corpus"].write_text("\n".join(json.dumps({"emotion": e, "text": "One text."}) for e in ("odd", "calm")))
@@ -307,8 +326,8 @@ class TestExtractOnRanks:
         assert result.returncode == 0, result.stderr
         file = tmp_path / "out" / "v.safetensors"
         vectors = EmotionVectors.load(file)
-        assert [line for line in result.stdout.splitlines() if "2 emotions at 4 blocks" in line] == [
-            f"{file}: 2 emotions at 4 blocks of width 32; are they real? emoreg validate {file}"
+        assert [line for line in result.stdout.splitlines() if "2 emotions at 4 layers" in line] == [
+            f"{file}: 2 emotions at 4 layers of width 32; are they real? emoreg validate {file}"
         ]
         # A bar is begun once; how often it is drawn until it is full depends on how long that takes.
         assert result.stderr.count("extract:   0%") == 1

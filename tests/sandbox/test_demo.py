@@ -1,6 +1,7 @@
 """The demo on a short leash, as a user without a W&B account starts it: what it prints and leaves behind."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -22,6 +23,10 @@ def test_what_the_demo_prints_and_leaves_behind(tmp_path):
         [sys.executable, "-c", PROGRAM], env=environment, cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+    assert done.stderr == "", "nothing that nobody can act on"
+    stages = [line for line in done.stdout.splitlines() if re.match(r"\d\. ", line)]
+    assert [line[:2] for line in stages] == ["1.", "2.", "3.", "4.", "5.", "6."]
+    assert all(re.search(r"\(\d+ s\)$", line) for line in stages)
     rows = [
         line.split() for line in done.stdout.splitlines() if line.split()[:1] in (["base"], ["plain"], ["regularised"])
     ]

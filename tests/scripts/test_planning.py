@@ -155,6 +155,7 @@ def sharded(rank, folder):
     with regularizer.attach(model) as term, Traffic():
         for step in range(2):
             found.append([])
+            assert term.begin_step(step)
             anchors = term.anchors(step)
             if anchors.requires_grad:
                 anchors.backward()

@@ -29,4 +29,6 @@ def test_sdpa_and_eager_are_alike(tiny_llama, tiny_tokenizer, tmp_path):
     for name, gradient in gradients.items():
         torch.testing.assert_close(others[name], gradient, rtol=1e-4, atol=1e-6)
     figures = {name: value for name, value in log.items() if name.startswith(("emotion/", "emoreg/"))}
+    assert figures["emotion/desperate/contrast"] != 0
+    assert figures["emoreg/term"] > 0, "the term is in the gradients that were compared"
     assert {name: other_log[name] for name in figures} == pytest.approx(figures, rel=1e-4, abs=1e-5)

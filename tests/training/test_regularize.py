@@ -59,6 +59,28 @@ def test_what_it_is_told_reaches_the_regularizer(trainer, vectors):
     assert made.vectors.emotions == ("calm", "sad")
 
 
+def test_vectors_without_the_default_emotion_can_be_watched(trainer, vectors):
+    callback = emoreg.regularize(trainer, vectors.select(["calm"]), penalties=[])
+    assert callback.regularizer.vectors.emotions == ("calm",)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"validation": None}, ["nobody has validated the direction of 'desperate'"]),
+        (
+            {"validation": {"verdict": {"desperate": {"layers": [], "why": ""}}}},
+            ["'desperate' that this run penalises at no"],
+        ),
+        ({}, []),
+    ],
+)
+def test_a_direction_that_nobody_trusts_is_penalised_with_a_word(trainer, vectors, caplog, change, said):
+    emoreg.regularize(trainer, replace(vectors, **change))
+    assert len(caplog.messages) == len(said)
+    assert all(words in message for words, message in zip(said, caplog.messages, strict=True))
+
+
 class TestTrustedLayers:
     def test_the_default_penalties_act_where_validation_trusts(self, trainer, vectors):
         made = emoreg.regularize(trainer, vectors, layers="trusted").regularizer
