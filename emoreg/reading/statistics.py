@@ -1,7 +1,7 @@
 """Statistics of z while a model trains: sums, maxima and histograms on the device, brought to the host once per log.
 
-Each state is declared once, where `Statistics.reset` starts it; packing, reduction over ranks, checkpoint and restoring go
-over whatever is there. The figures are those of one process on the whole batch.
+Each state is declared once, where `Statistics.reset` starts it; packing, reduction over ranks and checkpoints go over
+whatever is there. The figures are those of one process on the whole batch.
 
 Shapes: B batch, T positions, n of both together, L layers, K emotions, Q histogram bins.
 """
