@@ -1,12 +1,13 @@
 """What texts are: the shipped ones and their rules, texts from files, conversations and chat templates."""
 
-from emoreg.corpus.chat import Reply, Span, reply, spans
+from emoreg.corpus.chat import Reply, Span, reply, reply_marker, spans
 from emoreg.corpus.files import read_corpus, read_texts
 from emoreg.corpus.labelled import LabelledText, check_corpus
 from emoreg.corpus.passage import Passage, read_from
 from emoreg.corpus.rules import AMBIGUOUS, banned_words, own_forms
 from emoreg.corpus.shipped import (
     CORE_EMOTIONS,
+    FAMILIES,
     Emotion,
     NeutralDialogue,
     PressureScenario,
@@ -15,6 +16,7 @@ from emoreg.corpus.shipped import (
     emotions,
     neutral_dialogues,
     pressure_scenarios,
+    replies_without,
     severity_templates,
     shipped_corpus,
     shipped_neutral,
@@ -24,6 +26,7 @@ from emoreg.corpus.shipped import (
 __all__ = [
     "AMBIGUOUS",
     "CORE_EMOTIONS",
+    "FAMILIES",
     "Emotion",
     "LabelledText",
     "NeutralDialogue",
@@ -42,7 +45,9 @@ __all__ = [
     "read_corpus",
     "read_from",
     "read_texts",
+    "replies_without",
     "reply",
+    "reply_marker",
     "severity_templates",
     "shipped_corpus",
     "shipped_neutral",

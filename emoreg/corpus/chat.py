@@ -109,6 +109,15 @@ def reply(
     return Reply(text[: offsets[end - 1][1]], offsets[start][0])
 
 
+def reply_marker(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that a chat template writes between a user's content and the reply; none without a template."""
+    if not tokenizer.chat_template:
+        return []
+    asked = "\ue000"  # private: no template knows it
+    text = _render(tokenizer, [{"role": "user", "content": asked}], add_generation_prompt=True)
+    return tokenizer(text.rpartition(asked)[2], add_special_tokens=False)["input_ids"]
+
+
 def _checked(messages: Messages) -> Messages:
     if not isinstance(messages, (list, tuple)):
         raise ValueError(f"expected a list of messages, got {type(messages).__name__}")

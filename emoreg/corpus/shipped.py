@@ -7,15 +7,22 @@ it and lists every breach of its rules. For extraction:
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, TypeVar
 
 from emoreg.corpus.labelled import LabelledText
 
+FAMILIES = (
+    ("desperate", "panicked", "trapped", "stressed", "hopeless", "frantic", "resigned"),
+    ("calm", "relaxed", "serene", "at ease", "patient"),
+)
+"""Emotions near each other: a text of one is no text without the others."""
+
 CORE_EMOTIONS = (
-    *("desperate", "panicked", "trapped", "stressed", "hopeless", "frantic", "resigned"),
-    *("calm", "relaxed", "serene", "at ease", "patient"),
+    *FAMILIES[0],
+    *FAMILIES[1],
     *("happy", "sad", "angry", "afraid", "disgusted", "surprised", "proud", "ashamed", "guilty", "lonely"),
     *("hopeful", "bored"),
 )
@@ -135,6 +142,24 @@ def shipped_corpus() -> list[LabelledText]:
 def shipped_neutral() -> list[str]:
     """200 dialogues in which nothing is felt."""
     return [one.text for one in neutral_dialogues()]
+
+
+def replies_without(emotions: Iterable[str], count: int) -> list[str]:
+    """Replies that hold none of some emotions, in two styles: after each matter-of-fact answer, three scenes told under
+    emotions of other families. Every scene and every other emotion has its turn; the same call gives the same texts.
+    """
+    near = {one for emotion in emotions for one in (emotion, *_family(emotion))}
+    others = [emotion for emotion in CORE_EMOTIONS if emotion not in near]
+    told = {(one.group, one.emotion): one.text for one in vignettes()}
+    scenes = list(dict.fromkeys(group for group, _ in told))
+    answers = (one.text.partition("\n\nAssistant: ")[2] for one in neutral_dialogues())
+    # One step further each time through both: no scene comes twice under one emotion before all have come.
+    turns = (told[scenes[n % len(scenes)], others[n % len(others)]] for n in range(count))
+    return [next(turns) if n % 4 else next(answers) for n in range(count)]
+
+
+def _family(emotion: str) -> tuple[str, ...]:
+    return next((family for family in FAMILIES if emotion in family), ())
 
 
 def _read(name: str, kind: type[Record]) -> tuple[Record, ...]:

@@ -5,11 +5,12 @@ from emoreg.model.counted import CountedPasses, Mode
 from emoreg.model.hooks import hook_blocks, steer
 from emoreg.model.passes import evaluating, run_to, run_whole
 from emoreg.model.sharded import compute_device, embeddings, gathered, input_device, is_sharded, named_weights
-from emoreg.model.wrappers import learns_prompt, unwrap, virtual_tokens
+from emoreg.model.wrappers import active_adapters, learns_prompt, unwrap, virtual_tokens, without_adapters
 
 __all__ = [
     "CountedPasses",
     "Mode",
+    "active_adapters",
     "backbone",
     "check_layers",
     "compute_device",
@@ -30,4 +31,5 @@ __all__ = [
     "unwrap",
     "virtual_tokens",
     "width",
+    "without_adapters",
 ]

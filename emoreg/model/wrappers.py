@@ -1,5 +1,7 @@
 """What is wrapped round a transformers model: torch's, DeepSpeed's and peft's wrappers, and which adapters are on."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 from torch import nn
@@ -17,6 +19,23 @@ def active_adapters(model: nn.Module) -> tuple[str, ...]:
     """Names of the peft adapters that take part in a forward pass now; none in a model without, or when disabled."""
     peft: Any = _peft(model)
     return () if peft is None or peft._adapters_disabled else tuple(peft.active_adapters)
+
+
+@contextmanager
+def without_adapters(model: nn.Module) -> Iterator[None]:
+    """The frozen base for as long as the context is open: a model with its adapters off. One without is itself."""
+    peft: Any = _peft(model)
+    if peft is None or peft._adapters_disabled:
+        yield
+        return
+    # peft makes every weight of an active adapter train when it switches it on again, also one that did not.
+    trained = [(weight, weight.requires_grad) for weight in peft.parameters()]
+    try:
+        with peft.disable_adapter():
+            yield
+    finally:
+        for weight, before in trained:
+            weight.requires_grad_(before)
 
 
 def learns_prompt(model: nn.Module) -> bool:

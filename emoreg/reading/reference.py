@@ -1,46 +1,89 @@
-"""Neutral reference text, run through the model being trained: what anchors hold and contrasts are measured against.
+"""Reference text, run through the model being trained: what anchors hold and contrasts are measured against.
 
-Shapes: N reference texts, T positions, n the tokens that count among them, L layers, K emotions, P penalised.
+Shapes: N reference texts, R of these and of the training rows below them, T positions, n the tokens that count among
+them, L layers, K emotions, P penalised.
 """
 
 from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from emoreg.model import backbone, compute_device, evaluating, is_sharded, learns_prompt, run_whole
+from emoreg.reading.as_text import from_text, to_text
 from emoreg.reading.reader import Reader
 from emoreg.vectors import EmotionVectors
 
 
-class Reference:
-    """The reference texts of a set of vectors, on a model's device."""
+@dataclass(frozen=True)
+class ReferenceText:
+    """Text that is held where the base model reads it, and rows whose readings are compared with the base's."""
 
-    def __init__(self, vectors: EmotionVectors, model: nn.Module, reader: Reader):
-        device = compute_device(model)
-        mask_NT = vectors.reference_mask
+    ids: Int[Tensor, "R T"]
+    mask: Bool[Tensor, "R T"]
+    """The tokens that count."""
+    z: Float[Tensor, "N T L P"]
+    """z of the penalised emotions under the base model."""
+    base: Float[Tensor, "L K"]
+    """Mean z over the counting tokens of the reference texts under the base model."""
+    own_base: Float[Tensor, "L K"]
+    """The same of the rows; NaN where there are none."""
+
+    @classmethod
+    def of_vectors(cls, vectors: EmotionVectors, n_penalised: int) -> "ReferenceText":
+        """The plain texts that travel in the vectors' file, of which the base's readings are known."""
+        return cls.of_readings(
+            vectors.reference_ids, vectors.reference_mask, vectors.reference_z, n_own=0, n_penalised=n_penalised
+        )
+
+    @classmethod
+    def of_readings(
+        cls, ids: Tensor, mask: Tensor, z: Float[Tensor, "R T L K"], *, n_own: int, n_penalised: int
+    ) -> "ReferenceText":
+        """Texts, the last ``n_own`` of them training rows, and every emotion's z at their tokens under the base."""
+        n = len(ids) - n_own
+        own = z[n:][mask[n:]].mean(0) if n_own else torch.full(z.shape[2:], torch.nan)
+        return cls(ids, mask, z[:n, ..., :n_penalised].clone(), z[:n][mask[:n]].mean(0), own)
+
+    def state(self) -> dict[str, str]:
+        """All of it, as JSON can hold it: a run that resumes may have no base model to read it by."""
+        return {field.name: to_text(getattr(self, field.name)) for field in fields(self)}
+
+    @classmethod
+    def of_state(cls, state: Mapping[str, str]) -> "ReferenceText":
+        """From a `state`."""
+        return cls(**{field.name: from_text(state[field.name]) for field in fields(cls)})
+
+
+class Reference:
+    """A reference text on a model's device."""
+
+    def __init__(self, text: ReferenceText, model: nn.Module, reader: Reader):
+        self.device = compute_device(model)
         self._model, self._reader = model, reader
         self._sharded = is_sharded(model)
         # A learned prompt comes in, and a sharded model is gathered, by the whole only; else its decoder will do.
         self._whole = learns_prompt(model) or self._sharded
-        self._ids_NT = vectors.reference_ids.to(device)
-        # Attention also needs what does not count (BOS): everything up to a text's last token.
+        self.hold(text)
+
+    def hold(self, text: ReferenceText) -> None:
+        """Take another text's place."""
+        mask_NT, device = text.mask, self.device
+        self.text = text
+        self._ids_NT = text.ids.to(device)
+        # Attention also needs what does not count (BOS, a prompt): everything up to a text's last token.
         self._attention_NT = mask_NT.flip(1).cummax(1).values.flip(1).long().to(device)
         # Found on the host, once: to select by a mask on the device would wait for it.
         self._counting = [mask_T.nonzero()[:, 0].to(device) for mask_T in mask_NT]
-        self._base_NTLK = vectors.reference_z.to(device)
-
-        self.device = device
-
-    @property
-    def base(self) -> Float[Tensor, "L K"]:
-        """`drift` of the base model, on the host."""
-        return self._tokens(self._base_NTLK, slice(0, len(self))).mean(0).cpu()
+        self._base_NTLP = text.z.to(device)
+        self._own_base_LK = text.own_base.to(device)
 
     def __len__(self) -> int:
-        return len(self._ids_NT)
+        return len(self._base_NTLP)
 
     def turn(self, number: int, texts: int) -> slice:
         """The texts whose turn it is where so many are taken at a time, one turn after the other."""
@@ -51,17 +94,21 @@ class Reference:
     def anchored(self, texts: slice) -> tuple[Float[Tensor, "n L P"], Float[Tensor, "n L P"]]:
         """z at the tokens of some texts: under the model as it is, with gradient, and under the base model."""
         z_NTLP = self._penalised(texts)
-        base_NTLP = self._base_NTLK[texts][..., : self._reader.n_penalised]
-        return self._tokens(z_NTLP, texts), self._tokens(base_NTLP, texts)
+        return self._tokens(z_NTLP, texts), self._tokens(self._base_NTLP[texts], texts)
 
     @torch.no_grad()
-    def drift(self) -> Float[Tensor, "L K"]:
-        """Mean z over all their tokens under the model as it is. The base model's is 0, up to the choice of texts."""
-        every = slice(0, len(self))
+    def read(self) -> tuple[Float[Tensor, "L K"], Float[Tensor, "L K"]]:
+        """Mean z over all tokens of the texts under the model as it is; and of the training rows, less the base's."""
+        every = slice(0, len(self._ids_NT))
         with self._reader.reading("eval"), evaluating(self._model):
             self._forward(every)
             z_NTLK = torch.stack(self._reader.take()[0].all, 2)
-        return self._tokens(z_NTLK, every).mean(0)
+        neutral_LK = self._tokens(z_NTLK, slice(0, len(self))).mean(0)
+        own_NTLK, rows = z_NTLK[len(self) :], slice(len(self), len(self._ids_NT))
+        gap_LK = self._own_base_LK
+        if len(own_NTLK):
+            gap_LK = self._tokens(own_NTLK, rows).mean(0) - gap_LK.to(z_NTLK.device)
+        return neutral_LK, gap_LK
 
     def gradient_norm(self, place: int) -> float:
         """Norm, at the parameters that train, of the gradient of a text's mean z at a layer; 0 if there is none.
@@ -100,6 +147,7 @@ class Reference:
         return run_whole(self._model, **inputs) if self._whole else backbone(self._model)(**inputs)
 
     def _tokens(self, z_NTLK: Tensor, texts: slice) -> Float[Tensor, "n L K"]:
+        """What counts of texts, of which ``z_NTLK`` has these and no others."""
         T = z_NTLK.shape[1]
         chosen = torch.cat([number * T + positions for number, positions in enumerate(self._counting[texts])])
         return z_NTLK.flatten(0, 1)[chosen.to(z_NTLK.device)]

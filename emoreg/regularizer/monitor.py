@@ -12,7 +12,18 @@ from torch import Tensor, nn
 
 from emoreg import ranks
 from emoreg.model import compute_device
-from emoreg.reading import GradientNorms, Pass, Reader, Reference, Scope, Scoped, Statistics, gradient_norms, per_pass
+from emoreg.reading import (
+    GradientNorms,
+    Pass,
+    Reader,
+    Reference,
+    ReferenceText,
+    Scope,
+    Scoped,
+    Statistics,
+    gradient_norms,
+    per_pass,
+)
 from emoreg.regularizer.guard import Guard, refuse_empty
 from emoreg.regularizer.penalties import Penalty, thresholds
 from emoreg.tracking import Record
@@ -28,6 +39,7 @@ class Monitor:
         vectors: EmotionVectors,
         penalties: Sequence[Penalty],
         *,
+        reference: ReferenceText,
         scope: Scope,
         non_finite: Literal["stop", "skip"],
     ):
@@ -36,6 +48,7 @@ class Monitor:
             model: the model, to be hooked by `Reader.hooked`.
             vectors: those that belong to it, the penalised emotions first.
             penalties: their thresholds are counted against, and their emotions are read with gradient.
+            reference: what is read at each log beside them.
             scope: the positions that the statistics are taken over.
             non_finite: what a later penalty that is not finite does.
         """
@@ -46,7 +59,7 @@ class Monitor:
         self.eval_statistics = Statistics(vectors.emotions, vectors.layers, edges, self._device)
         self._gradients = GradientNorms(self.statistics)
         self.reader = Reader(vectors, model, len({penalty.emotion for penalty in penalties}), self._gradients)
-        self.reference = Reference(vectors, model, self.reader)
+        self.reference = Reference(reference, model, self.reader)
         self._guard = Guard(self.statistics, non_finite)
         self._in_first_step: Tensor | None = torch.zeros((), dtype=torch.long, device=self._device)
         """Positions in the statistics' scope, until the first step is through."""
@@ -85,8 +98,10 @@ class Monitor:
         self._guard.judge(tables, numbers, n_ranks)
         gradient_norms(numbers, n_ranks)
         if of == "train" and tables:
-            neutral = self.reference.drift().cpu()
+            neutral, gap = (table.cpu() for table in self.reference.read())
             tables |= {"neutral": neutral, "contrast": tables["mean"] - neutral}
+            if gap.isfinite().all():
+                tables["gap"] = gap
         if "term" in numbers:
             both = abs(numbers["term"]) + abs(numbers["task"])
             numbers["share"] = abs(numbers["term"]) / both if both else 0.0
@@ -94,7 +109,8 @@ class Monitor:
 
     def state(self) -> dict[str, Any]:
         """What it takes to go on from a checkpoint, as JSON can hold it."""
-        return {"statistics": self.statistics.state(), "proven": self._guard.proven}
+        reference = self.reference.text.state()
+        return {"statistics": self.statistics.state(), "proven": self._guard.proven, "reference": reference}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state`, before the first step.
@@ -104,6 +120,8 @@ class Monitor:
         """
         self.statistics.load_state(state["statistics"])
         self._guard.proven = state["proven"]
+        if "reference" in state:  # 0.1 had the file's alone
+            self.reference.hold(ReferenceText.of_state(state["reference"]))
         self._in_first_step = None  # a checkpoint is of a run that has made its first step
 
     def _keep(self, statistics: Statistics, passes: Sequence[Pass], inputs: Mapping[str, Any] | None) -> list[Scoped]:

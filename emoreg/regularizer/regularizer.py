@@ -1,20 +1,24 @@
 """`Regularizer`: vectors, penalties and a schedule or target, to be attached to a model. Knows no trainer."""
 
+import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from emoreg import checks
-from emoreg.reading import Scope, check_scope
+from emoreg.reading import ReferenceText, Scope, check_scope, matched, rows_of
 from emoreg.regularizer.penalties import Anchor, Penalty
 from emoreg.regularizer.schedules import Schedule, constant
 from emoreg.regularizer.target import Target
 from emoreg.regularizer.term import Term
 from emoreg.vectors import EmotionVectors
+
+logger = logging.getLogger(__name__)
 
 
 class Regularizer:
@@ -38,6 +42,7 @@ class Regularizer:
         schedule: Schedule | Target | None = None,
         target: Target | None = None,
         monitor: Sequence[str] | None = None,
+        references: Literal["rows", "file"] = "rows",
         non_finite: Literal["stop", "skip"] = "stop",
     ):
         """
@@ -49,6 +54,8 @@ class Regularizer:
             schedule: optimizer step to a factor on every weight; constant by default.
             target: what to hold a contrast to; the weights are then sought at each log, in place of a schedule.
             monitor: emotions to keep statistics of, beside the penalised ones; all by default.
+            references: what anchors hold and contrasts are measured against: texts in the format of the rows that are
+                trained on, where these are known, or the plain ones of the vectors' file.
             non_finite: what a penalty that is not finite does after the first step. It never reaches the gradient;
                 ``stop`` ends the run at the next log, ``skip`` goes on and logs how many there were.
 
@@ -63,6 +70,7 @@ class Regularizer:
         checks.kind("vectors", vectors, EmotionVectors, "EmotionVectors, as EmotionVectors.load(path) gives them")
         checks.kind("penalties", penalties, list | tuple, "a list of Hinge, Band or Anchor")
         checks.option("non_finite", non_finite, ("stop", "skip"))
+        checks.option("references", references, ("rows", "file"))
         if monitor is not None:
             checks.names("monitor", monitor)
         if schedule is not None:
@@ -84,6 +92,7 @@ class Regularizer:
         self.scope = scope
         self.schedule = constant() if schedule is None else schedule
         self.target = target
+        self.references: Literal["rows", "file"] = references
         self.non_finite: Literal["stop", "skip"] = non_finite
         if target is not None:
             vectors.index(target.emotion)
@@ -95,8 +104,20 @@ class Regularizer:
                 )
 
     @contextmanager
-    def attach(self, model: nn.Module) -> Iterator[Term]:
+    def attach(
+        self,
+        model: nn.Module,
+        *,
+        rows: Sequence[Mapping[str, Tensor]] = (),
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> Iterator[Term]:
         """Hook the model for as long as the context is open.
+
+        Args:
+            model: the model that trains, as it is before its first step.
+            rows: a few batches of what it will be trained on, as it will get them (``input_ids``, ``labels``, ...), one
+                row each. Reference text then has their format; without any it is the plain text of the vectors' file.
+            tokenizer: the one that cut them.
 
         Raises:
             ValueError: if the vectors do not belong to the model, or no parameter that trains would feel a penalty.
@@ -106,6 +127,7 @@ class Regularizer:
             model,
             self.vectors,
             self.penalties,
+            reference=self._reference(model, rows, tokenizer),
             scope=self.scope,
             schedule=self.schedule,
             target=self.target,
@@ -114,6 +136,16 @@ class Regularizer:
         with term.reader.hooked():
             term.prove_gradient()
             yield term
+
+    def _reference(
+        self, model: nn.Module, rows: Sequence[Mapping[str, Tensor]], tokenizer: PreTrainedTokenizerBase | None
+    ) -> ReferenceText:
+        n_penalised, found = len({penalty.emotion for penalty in self.penalties}), None
+        if rows and tokenizer is not None and self.references == "rows":
+            found = matched(model, self.vectors, tokenizer, rows_of(rows), n_penalised)
+            if found is None:
+                logger.info("the tokenizer has no tokens for reference texts in English; the vectors' own are used")
+        return ReferenceText.of_vectors(self.vectors, n_penalised) if found is None else found
 
 
 def _resolved(penalty: Penalty, vectors: EmotionVectors) -> Penalty:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from emoreg import checks, ranks
-from emoreg.reading import Pass, Scope, Scoped
+from emoreg.reading import Pass, ReferenceText, Scope, Scoped
 from emoreg.regularizer.guard import Gate
 from emoreg.regularizer.monitor import Monitor
 from emoreg.regularizer.penalties import Anchor, Band, Hinge, Penalty
@@ -30,6 +30,7 @@ class Term(Monitor):
         vectors: EmotionVectors,
         penalties: Sequence[Penalty],
         *,
+        reference: ReferenceText,
         scope: Scope,
         schedule: Schedule,
         target: Target | None,
@@ -40,7 +41,7 @@ class Term(Monitor):
             schedule: optimizer step to a factor on every weight, where there is no target.
             target: for which the weights are sought.
         """
-        super().__init__(model, vectors, penalties, scope=scope, non_finite=non_finite)
+        super().__init__(model, vectors, penalties, reference=reference, scope=scope, non_finite=non_finite)
         self.schedule = schedule
         self.loop = None if target is None else ClosedLoop(target)
         self._step, self._open = -1, False
@@ -137,7 +138,7 @@ class Term(Monitor):
         record = super().report(of)
         if of == "train" and record.tables and self.loop is not None and self.loop.base is not None:
             k = self.vectors.index(self.loop.target.emotion)
-            base = (self.loop.base.cpu() - self.reference.base)[:, k].mean().item()
+            base = (self.loop.base.cpu() - self.reference.text.base)[:, k].mean().item()
             found = self.loop.update(record.tables["contrast"][:, k].mean().item(), base, record.numbers["task"])
             record.numbers.update({f"target/{name}": value for name, value in found.items()})
         return record

@@ -26,5 +26,5 @@ def is_ours(name: str) -> bool:
 
 
 def shown_on_console(emotions: Iterable[str]) -> set[str]:
-    """The few names that a console line has room for: the contrast of the penalised emotions, and the term's share."""
-    return {f"emotion/{emotion}/contrast" for emotion in emotions} | {"emoreg/share"}
+    """The few names that a console line has room for: contrast and gap of penalised emotions, and the term's share."""
+    return {f"emotion/{emotion}/{figure}" for emotion in emotions for figure in ("contrast", "gap")} | {"emoreg/share"}

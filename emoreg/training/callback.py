@@ -4,11 +4,13 @@ A `TrainerCallback` cannot change the loss, so the trainer's own `compute_loss` 
 then goes through its scaling (accumulation, GradScaler, DeepSpeed) like the task loss does.
 """
 
+import logging
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import wraps
-from typing import Any
+from typing import Any, cast
 
+from torch import Tensor
 from transformers import (
     PrinterCallback,
     ProgressCallback,
@@ -22,12 +24,17 @@ from transformers.integrations import WandbCallback
 from transformers.trainer_callback import ExportableState
 
 from emoreg import checks, ranks
+from emoreg.model import active_adapters
 from emoreg.regularizer import Regularizer, Term
 from emoreg.training.faults import naming_a_lost_rank, offline_if_unreachable
 from emoreg.training.log import FiguresInLog
 from emoreg.training.loss import TermInLoss
+from emoreg.training.own_text import OwnText
 from emoreg.training.replaced import replaced
+from emoreg.training.rows import some_rows, tokenizer_of
 from emoreg.training.trainers import check_engine
+
+logger = logging.getLogger(__name__)
 
 
 class RegularizerCallback(TrainerCallback, ExportableState):
@@ -50,20 +57,25 @@ class RegularizerCallback(TrainerCallback, ExportableState):
             has no gradient, is not finite, or a scope selects nothing for a whole step.
     """
 
-    def __init__(self, trainer: Trainer, regularizer: Regularizer, *, gradient_every: int = 10):
+    def __init__(
+        self, trainer: Trainer, regularizer: Regularizer, *, gradient_every: int = 10, own_text_every: int = 100
+    ):
         """
         Args:
             trainer: the trainer that the callback is added to.
             regularizer: what to keep down.
             gradient_every: at every so many steps, the norms of the term's and the task's gradient are measured at
                 the hooked layers.
+            own_text_every: at the first log after every so many steps, a model with adapters writes a few replies,
+                which it and its base read; 0 for never.
         """
         checks.kind("trainer", trainer, Trainer, "a Trainer of transformers or TRL")
         checks.kind("regularizer", regularizer, Regularizer, "a Regularizer")
         checks.integer("gradient_every", gradient_every, 1)
+        checks.integer("own_text_every", own_text_every, 0)
         self.trainer = trainer
         self.regularizer = regularizer
-        self.gradient_every = gradient_every
+        self.gradient_every, self.own_text_every = gradient_every, own_text_every
         self._attached = ExitStack()
         self._term: Term | None = None
         self._loss: TermInLoss | None = None
@@ -77,13 +89,20 @@ class RegularizerCallback(TrainerCallback, ExportableState):
         self.detach()
         check_engine(self.trainer)
         with ExitStack() as stack:
-            self._term = stack.enter_context(self.regularizer.attach(kwargs["model"]))
+            rows, tokenizer = self._rows(state), tokenizer_of(self.trainer)
+            # As a training pass reads: under the trainer's autocast.
+            with self.trainer.accelerator.autocast():
+                attached = self.regularizer.attach(kwargs["model"], rows=rows, tokenizer=tokenizer)
+                self._term = stack.enter_context(attached)
             self._restore(state)
             if self.trainer.accelerator.num_processes > 1:
                 self._same_on_all_ranks()
             self._loss = TermInLoss(self.trainer, self._term, self.gradient_every)
             stack.callback(replaced(self.trainer, "compute_loss", self._loss.wrap))
-            figures = FiguresInLog(self.trainer, self._term)
+            own = None
+            if self.own_text_every and rows and tokenizer is not None and OwnText.possible(self.trainer):
+                own = OwnText(self.trainer, self.regularizer.vectors, tokenizer, rows)
+            figures = FiguresInLog(self.trainer, self._term, own, self.own_text_every)
             stack.callback(replaced(self.trainer, "log", figures.in_log))
             stack.callback(replaced(self.trainer, "_save_checkpoint", figures.before_saving))
             for callback in self.trainer.callback_handler.callbacks:
@@ -107,6 +126,23 @@ class RegularizerCallback(TrainerCallback, ExportableState):
         """Detach."""
         self.detach()
 
+    def _rows(self, state: TrainerState) -> list[dict[str, Tensor]]:
+        """Rows to take reference text's format from; none where the base can no longer be read, or nobody knows how."""
+        if self.regularizer.references == "file":
+            return []
+        if state.global_step and not self._saved(state) and not active_adapters(cast(Any, self.trainer.model)):
+            logger.warning("the checkpoint has no reference text, and the base is gone: the vectors' own is used")
+            return []
+        try:
+            return some_rows(self.trainer)
+        except Exception as error:  # a data set and a collator may be anybody's
+            logger.warning(
+                "reference text is the plain one of the vectors' file: a row of %s could not be read (%s: %s). What "
+                "moves in the rows' own format may not show in `neutral`",
+                *(type(self.trainer).__name__, type(error).__name__, error),
+            )
+            return []
+
     def _same_on_all_ranks(self) -> None:
         prints = ranks.gather(self.regularizer.vectors.fingerprint())
         other = [rank for rank, one in enumerate(prints) if one != prints[0]]
@@ -128,23 +164,33 @@ class RegularizerCallback(TrainerCallback, ExportableState):
         return {"args": {}, "attributes": {"term": None if self._term is None else self._term.state()}}
 
     def _restore(self, state: TrainerState) -> None:
-        term, name = self._term, type(self).__name__
+        term = self._term
         assert term is not None
-        same = [callback for callback in self.trainer.callback_handler.callbacks if type(callback) is type(self)]
-        states: Any = state.stateful_callbacks
-        saved = states.get(name)
+        saved = self._saved(state)
         # The trainer looks here at its next save, and fails on a checkpoint of a run that had no such callback.
-        states.setdefault(name, [one.state() for one in same])
+        states: Any = state.stateful_callbacks
+        states.setdefault(type(self).__name__, [one.state() for one in self._siblings()])
         if state.global_step == 0:
             return
-        mine = saved[same.index(self)] if isinstance(saved, list) else saved
-        if mine is not None and mine["attributes"]["term"] is not None:
-            term.load_state(mine["attributes"]["term"])
+        if saved is not None:
+            term.load_state(saved)
         elif term.loop is not None and term.loop.target.above_base is not None:
             raise ValueError(
                 "the checkpoint has no state of this callback, and a Target that is above_base needs the base model's "
                 "contrast, which was measured at the run's first step; give the Target at_most instead"
             )
+
+    def _saved(self, state: TrainerState) -> dict[str, Any] | None:
+        """What the checkpoint that a run resumes from holds of the term."""
+        states: Any = state.stateful_callbacks
+        saved = states.get(type(self).__name__)
+        if not state.global_step or saved is None:
+            return None
+        mine = saved[self._siblings().index(self)] if isinstance(saved, list) else saved
+        return mine["attributes"]["term"]
+
+    def _siblings(self) -> list["RegularizerCallback"]:
+        return [one for one in self.trainer.callback_handler.callbacks if type(one) is type(self)]
 
     # ---- what is wrapped round the trainer's methods ----
 

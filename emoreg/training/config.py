@@ -63,6 +63,9 @@ class RegularizerConfig:
     target_task_budget: float | None = field(
         default=None, metadata={"help": "Task loss at which the search for a weight backs off."}
     )
+    references: Literal["rows", "file"] = field(
+        default="rows", metadata={"help": "Reference text: in the training rows' format, or the vectors' plain one."}
+    )
     non_finite: Literal["stop", "skip"] = field(
         default="stop", metadata={"help": "A later term that is not finite: stop the run, or skip it."}
     )
@@ -107,6 +110,7 @@ class RegularizerConfig:
             schedule=self._schedule() if target is None else None,
             target=target,
             monitor=self.monitor,
+            references=self.references,
             non_finite=self.non_finite,
         )
 

@@ -26,8 +26,10 @@ def regularize(
     schedule: Schedule | None = None,
     target: Target | None = None,
     monitor: Sequence[str] | None = None,
+    references: Literal["rows", "file"] = "rows",
     non_finite: Literal["stop", "skip"] = "stop",
     gradient_every: int = 10,
+    own_text_every: int = 100,
 ) -> RegularizerCallback:
     """Have a trainer keep an emotion down, and log every emotion's statistics.
 
@@ -48,8 +50,10 @@ def regularize(
         schedule: as in `Regularizer`.
         target: as in `Regularizer`.
         monitor: as in `Regularizer`.
+        references: as in `Regularizer`.
         non_finite: as in `Regularizer`.
         gradient_every: as in `RegularizerCallback`.
+        own_text_every: as in `RegularizerCallback`.
 
     Returns:
         The callback, which is among the trainer's from now on.
@@ -68,9 +72,16 @@ def regularize(
     elif layers is not None:
         raise ValueError("layers are those of the default penalties; give each of `penalties` its own, as layers=")
     regularizer = Regularizer(
-        found, penalties, scope=scope, schedule=schedule, target=target, monitor=monitor, non_finite=non_finite
+        found,
+        penalties,
+        scope=scope,
+        schedule=schedule,
+        target=target,
+        monitor=monitor,
+        references=references,
+        non_finite=non_finite,
     )
-    callback = RegularizerCallback(trainer, regularizer, gradient_every=gradient_every)
+    callback = RegularizerCallback(trainer, regularizer, gradient_every=gradient_every, own_text_every=own_text_every)
     trainer.add_callback(callback)
     return callback
 

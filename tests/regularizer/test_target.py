@@ -101,7 +101,9 @@ class TestInATrainer:
         trainer = sft_trainer(model, tiny_tokenizer, tmp_path, rows, max_steps=6, logging_steps=3, learning_rate=1e-3)
         penalties = default_penalties()
         target = Target("desperate", above_base=0.25)
-        trainer.add_callback(RegularizerCallback(trainer, Regularizer(vectors, penalties, target=target)))
+        trainer.add_callback(
+            RegularizerCallback(trainer, Regularizer(vectors, penalties, target=target, references="file"))
+        )
         trainer.train()
         logs = [log for log in trainer.state.log_history if "emoreg/target/limit" in log]
         fresh, batch = tiny_llama(), padded(rows)

@@ -4,7 +4,11 @@ import torch
 
 from emoreg.tracking import Record, flat, is_ours, shown_on_console
 
-TABLES = {"mean": torch.tensor([[1.0, 2.0], [3.0, 6.0]]), "contrast": torch.tensor([[0.0, -1.0], [1.0, -2.0]])}
+TABLES = {
+    "mean": torch.tensor([[1.0, 2.0], [3.0, 6.0]]),
+    "contrast": torch.tensor([[0.0, -1.0], [1.0, -2.0]]),
+    "gap": torch.tensor([[0.5, 0.0], [0.7, 0.0]]),
+}
 
 
 def record(of="train"):
@@ -18,7 +22,7 @@ def test_every_figure_is_there_by_layer_and_as_the_mean_over_layers():
     assert named["emotion/desperate/mean"] == 2.0
     assert named["emotion/calm/contrast"] == -1.5
     assert named["emoreg/hinge/desperate/penalty"] == 2.0
-    assert len(named) == 2 * 2 * 3 + 2
+    assert len(named) == 3 * 2 * 3 + 2
 
 
 def test_an_evaluations_emotions_have_its_prefix():

@@ -5,10 +5,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 
 from emoreg import Anchor, Band, EmotionVectors, Hinge, Regularizer, RegularizerCallback
 from emoreg.model.wrappers import unwrap
+from emoreg.reading import ReferenceText
 from tests.support import KeepGradients, gradients, random_vectors
 from tests.trainers.cases import Case, Text
 
@@ -18,7 +19,7 @@ ANCHOR = Anchor("desperate", weight=0.4, every=1, texts=4)
 
 
 def term_alone(trainer: Trainer, vectors: EmotionVectors, penalties=(HINGE, BAND, ANCHOR)):
-    """Train a step whose task loss is multiplied by 0; returns the gradients and the batches of its loss."""
+    """Train a step whose task loss is multiplied by 0; returns the gradients, the batches and the reference text."""
     batches: list[dict[str, Any]] = []
     compute_loss = trainer.compute_loss
 
@@ -30,9 +31,22 @@ def term_alone(trainer: Trainer, vectors: EmotionVectors, penalties=(HINGE, BAND
     trainer.compute_loss = no_task
     keep = KeepGradients()
     trainer.add_callback(keep)
-    trainer.add_callback(RegularizerCallback(trainer, Regularizer(vectors, penalties)))
+    callback = RegularizerCallback(trainer, Regularizer(vectors, penalties))
+    trainer.add_callback(callback)
+    held = KeepReference(callback)
+    trainer.add_callback(held)
     trainer.train()
-    return keep.gradients, batches
+    return keep.gradients, batches, held.text
+
+
+class KeepReference(TrainerCallback):
+    """The reference text that a run holds."""
+
+    def __init__(self, callback: RegularizerCallback):
+        self._callback = callback
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.text = self._callback._term.reference.text
 
 
 def states(model: nn.Module, ids: Sequence[int]) -> Sequence[Tensor]:
@@ -63,16 +77,16 @@ def of_text(model: nn.Module, text: Text, vectors: EmotionVectors) -> Tensor:
     return total
 
 
-def anchored(model: nn.Module, vectors: EmotionVectors) -> Tensor:
-    """The anchor over all reference texts."""
+def anchored(model: nn.Module, vectors: EmotionVectors, text: ReferenceText) -> Tensor:
+    """The anchor over the reference texts of the first step, whose base z are those of before it."""
     errors = []
     k = vectors.emotions.index(ANCHOR.emotion)
-    for ids, mask, base_TLK in zip(vectors.reference_ids, vectors.reference_mask, vectors.reference_z, strict=True):
-        T = int(mask.sum())
-        hidden = states(model, ids[:T].tolist())
+    for n in range(ANCHOR.texts):
+        counted = text.mask[n].nonzero()[:, 0]
+        hidden = states(model, text.ids[n][: int(counted.max()) + 1].tolist())
         for row, layer in enumerate(vectors.layers):
             z = (hidden[layer] @ vectors.directions[row, k] - vectors.mean[row, k]) / vectors.std[row, k]
-            errors.append((z - base_TLK[:T, row, k]) ** 2)
+            errors.append((z[counted] - text.z[n, counted, row, 0]) ** 2)
     return ANCHOR.weight * torch.cat(errors).mean()
 
 
@@ -96,12 +110,12 @@ def gradient_error(case: Case, output_dir: object, **options: Any) -> float:
     model = case.model()
     vectors = random_vectors(model)
     trainer = case.trainer(model, output_dir, **options)
-    got, batches = term_alone(trainer, vectors)
+    got, batches, text = term_alone(trainer, vectors)
     tuned: Any = trainer.model
     tuned.zero_grad()
     tuned.gradient_checkpointing_disable()
     tuned.eval()
-    (window(case, tuned, batches, vectors) + anchored(tuned, vectors)).backward()
+    (window(case, tuned, batches, vectors) + anchored(tuned, vectors, text)).backward()
     expected = gradients(tuned)
     assert expected
     assert got.keys() == expected.keys()

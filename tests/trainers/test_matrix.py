@@ -30,7 +30,7 @@ def test_the_comparison_can_fail(tmp_path, monkeypatch):
     model = CASES["DPO"].model()
     vectors = reference.random_vectors(model)
     trainer = CASES["DPO"].trainer(model, tmp_path)
-    got, batches = reference.term_alone(trainer, vectors)  # under the hinge as it was when the function was defined
+    got, batches, _ = reference.term_alone(trainer, vectors)  # under the hinge as it was when the function was defined
     trainer.model.zero_grad()
     reference.window(CASES["DPO"], trainer.model, batches, vectors).backward()
     expected = {name: p.grad for name, p in trainer.model.named_parameters() if p.grad is not None and p.grad.any()}

@@ -13,9 +13,9 @@ from tests.support import EMOTIONS, padded, random_vectors, sft_trainer, uneven_
 from tests.tracking import wandb_file
 
 
-def train(model, tokenizer, tmp_path, penalties, vectors=None, gradient_every=10, **options):
+def train(model, tokenizer, tmp_path, penalties, vectors=None, gradient_every=10, references="rows", **options):
     trainer = sft_trainer(model, tokenizer, tmp_path, **options)
-    regularizer = Regularizer(vectors or random_vectors(model), penalties)
+    regularizer = Regularizer(vectors or random_vectors(model), penalties, references=references)
     trainer.add_callback(RegularizerCallback(trainer, regularizer, gradient_every=gradient_every))
     trainer.train()
     return [log for log in trainer.state.log_history if "loss" in log]
@@ -36,7 +36,7 @@ class TestReporters:
 
     def expected(self):
         for emotion in EMOTIONS:
-            for figure in (*FIGURES, "neutral", "contrast"):
+            for figure in (*FIGURES, "neutral", "contrast", "gap"):
                 yield f"emotion/{emotion}/{figure}"
                 yield from (f"emotion/{emotion}/layer_{layer}/{figure}" for layer in range(4))
         yield from ("emoreg/term", "emoreg/task", "emoreg/share")
@@ -85,7 +85,7 @@ class TestFigures:
     def test_neutral_and_contrast_are_of_the_reference_text(self, tiny_llama, tiny_tokenizer, tmp_path):
         model = tiny_llama()
         vectors = random_vectors(model)
-        (log,) = train(model, tiny_tokenizer, tmp_path, [], vectors, max_steps=1, learning_rate=0.0)
+        (log,) = train(model, tiny_tokenizer, tmp_path, [], vectors, references="file", max_steps=1, learning_rate=0.0)
         values = []
         for ids, mask in zip(vectors.reference_ids, vectors.reference_mask, strict=True):
             with torch.no_grad():

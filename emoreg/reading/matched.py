@@ -1,0 +1,69 @@
+"""Reference text in the format of the rows that are trained on, as the base model reads it.
+
+What is held, and subtracted, in plain text says nothing of chat replies: on a real chat model every emotion's replies
+moved down together while plain reference text stayed (docs/evidence-smollm2.md). So reference text takes the rows' own
+prompts, template and position, and their style: scenes told under other emotions beside matter-of-fact answers.
+
+Shapes: N texts, T positions, L layers, K emotions.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedTokenizerBase
+
+from emoreg.corpus import replies_without
+from emoreg.model import without_adapters
+from emoreg.reading.frames import Row, leads
+from emoreg.reading.read import z_of
+from emoreg.reading.reference import ReferenceText
+from emoreg.vectors import EmotionVectors
+
+TEXTS, TOKENS, LONGEST_LEAD = 16, 48, 64
+"""Reference texts, the tokens that are read of each, and the longest lead before one."""
+OWN, OWN_TOKENS = 4, 96
+"""The training rows that are read at each log as they are, and the tokens that are kept of each."""
+
+
+def matched(
+    model: nn.Module,
+    vectors: EmotionVectors,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Row],
+    n_penalised: int,
+) -> ReferenceText | None:
+    """Shipped texts in the place of the rows' replies, and a few of the rows as they are.
+
+    Args:
+        model: its base is read: with adapters off, or, where there are none, as it is now.
+        vectors: those that belong to it, the penalised emotions first.
+        tokenizer: the one that cut the rows.
+        rows: some of those that are trained on.
+        n_penalised: P, how many these are. Reference text holds none of them, nor any desperation.
+
+    Returns:
+        None if there is no row, or the tokenizer has no tokens for the shipped texts, as one of a toy world has not.
+    """
+    absent = ("desperate", *vectors.emotions[:n_penalised])
+    texts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in replies_without(absent, TEXTS)]
+    if any(tokenizer.unk_token_id in ids for ids in texts) or not rows:
+        return None
+    before = leads(rows, tokenizer, LONGEST_LEAD)
+    found = [_placed(before[n % len(before)], ids[:TOKENS]) for n, ids in enumerate(texts)]
+    own = [cut for row in rows if any((cut := row.cut(OWN_TOKENS)).counted)][:OWN]
+    ids_NT, mask_NT, present_NT = (
+        pad_sequence([torch.tensor(part) for part in parts], batch_first=True)
+        for parts in zip(*((row.ids, row.counted, [True] * len(row.ids)) for row in (*found, *own)), strict=True)
+    )
+    z_NTLK = []
+    with without_adapters(model):
+        for at in range(0, len(ids_NT), 8):
+            some = slice(at, at + 8)
+            z_NTLK.append(torch.stack(z_of(model, vectors, ids_NT[some], present_NT[some]), 2))
+    return ReferenceText.of_readings(ids_NT, mask_NT, torch.cat(z_NTLK), n_own=len(own), n_penalised=n_penalised)
+
+
+def _placed(lead: list[int], reply: list[int]) -> Row:
+    return Row(lead + reply, [False] * len(lead) + [True] * len(reply))

@@ -1,0 +1,5 @@
+"""stub to be written"""
+
+
+def written(*a):
+    return ""
