@@ -12,11 +12,13 @@ from typing import NamedTuple
 
 from emoreg import Anchor
 from emoreg.reading import BINS
+from emoreg.reading.matched import LONGEST_LEAD, OWN, TEXTS, TOKENS
+from emoreg.reading.reference import READ
 
 GPUS = (1, 8, 64, 1024)
 EMOTIONS = (1, 171)
 BATCH, LENGTH = 8, 1024  # of one GPU
-REFERENCE_TEXTS, REFERENCE_TOKENS = 16, 64  # extraction's defaults
+REFERENCE_TEXTS, REFERENCE_TOKENS = TEXTS, LONGEST_LEAD + TOKENS  # at the longest
 LOGGING_STEPS = 10  # TRL's default
 GPU_MEMORY, LINK = 80e9, 50e9  # bytes of one GPU; bytes per second that it sends between machines (400 Gb/s)
 
@@ -53,9 +55,10 @@ def constants(L: int, D: int, K: int) -> int:
     return 4 * L * K * (D + 2)
 
 
-def reference(L: int, K: int, texts: int, tokens: int, counting: int) -> int:
-    """Reference texts (ids, mask, places of the tokens that count: int64) and the base model's z at them, fp32."""
-    return 8 * (2 * texts * tokens + counting) + 4 * texts * tokens * L * K
+def reference(L: int, K: int, P: int, texts: int, tokens: int, counting: int, own: int) -> int:
+    """Reference texts and training rows (ids, mask, places of the tokens that count: int64), and in fp32 the base
+    model's z at the texts, of penalised emotions, and its mean over the rows, of all."""
+    return 8 * (2 * (texts + own) * tokens + counting) + 4 * texts * tokens * L * P + 4 * L * K
 
 
 def statistics(L: int, K: int) -> int:
@@ -155,7 +158,7 @@ def memory_table() -> str:
             L, D = model.blocks, model.width
             parts = [
                 constants(L, D, K),
-                reference(L, K, REFERENCE_TEXTS, REFERENCE_TOKENS, REFERENCE_TEXTS * (REFERENCE_TOKENS - 1)),
+                reference(L, K, 1, TEXTS, REFERENCE_TOKENS, (TEXTS + OWN) * TOKENS, OWN),
                 2 * statistics(L, K),
                 until_loss(L, K, 1, n),
                 max(temporary(D, K, 1, n, hidden_bytes=2).values()),
@@ -168,7 +171,7 @@ def memory_table() -> str:
 def flops_table() -> str:
     n, anchor, rows = BATCH * LENGTH, Anchor("desperate"), []
     again = anchor_tokens(anchor.every, anchor.texts, REFERENCE_TOKENS) / n
-    drift = REFERENCE_TEXTS * REFERENCE_TOKENS / LOGGING_STEPS / n
+    drift = (READ + OWN) * REFERENCE_TOKENS / LOGGING_STEPS / n
     for model in MODELS:
         for K in EMOTIONS:
             term, N = projection(model.blocks, model.width, K, 1, n), model.parameters

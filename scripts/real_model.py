@@ -16,11 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
+from evidence import page, rivals, smollm
+from evidence.runs import Run, Size, run
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from emoreg import EmotionVectors
-from evidence import page, rivals, smollm
-from evidence.runs import Run, Size, run
 
 PARTS = ("sft", "full", "dpo", "grpo", "rivals", "validate", "pressure", "cost")
 QUICK = Size(steps=12, samples=2, written=24)

@@ -20,14 +20,9 @@ class Row(NamedTuple):
     loss: list[bool]
     """The tokens that the loss is taken on."""
 
-    @property
-    def counted(self) -> list[bool]:
-        """The same, but for the sequence's first token, which no scope selects."""
-        return [False, *self.loss[1:]]
-
-    def cut(self, longest: int) -> "Row":
-        """Its first tokens."""
-        return Row(self.ids[:longest], self.loss[:longest])
+    def counted(self, start: int = 0) -> list[bool]:
+        """The same from a position on, but for the sequence's first token, which no scope selects."""
+        return [taken and n >= max(start, 1) for n, taken in enumerate(self.loss)]
 
 
 def rows_of(batches: Iterable[Mapping[str, Tensor]]) -> list[Row]:
@@ -44,12 +39,12 @@ def rows_of(batches: Iterable[Mapping[str, Tensor]]) -> list[Row]:
     return found
 
 
-def leads(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, longest: int) -> list[list[int]]:
-    """What stands before the reply in each row: of those in which it is short enough, or of all its last tokens.
+def reply_starts(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Where the reply begins in each row.
 
-    A reply begins where the loss does; where the loss is taken on all of a row, after what the chat template writes
-    before a reply; without a template, with the row. What the template puts first into every reply (an empty
-    ``<think></think>``, or its opening) still belongs to the lead.
+    Where the loss does; where the loss is taken on all of a row, after what the chat template writes before a reply;
+    without a template, with the row. What the template puts first into every reply (an empty ``<think></think>``, or
+    its opening) does not belong to it.
     """
     marker = reply_marker(tokenizer)
     added = set(cast(Any, tokenizer).get_added_vocab().values())
@@ -57,7 +52,12 @@ def leads(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, longest: int)
     def is_frame(token: int) -> bool:
         return token in added or not cast(str, tokenizer.decode([token])).strip()
 
-    found = [row.ids[: _extended(row.ids, _reply_at(row, marker, added), is_frame)] for row in rows]
+    return [_extended(row.ids, _reply_at(row, marker, added), is_frame) for row in rows]
+
+
+def leads(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, longest: int) -> list[list[int]]:
+    """What stands before the reply in each row: of those in which it is short enough, or of all its last tokens."""
+    found = [row.ids[:at] for row, at in zip(rows, reply_starts(rows, tokenizer), strict=True)]
     return [lead for lead in found if len(lead) <= longest] or [lead[-longest:] for lead in found]
 
 

@@ -16,15 +16,15 @@ from transformers import PreTrainedTokenizerBase
 
 from emoreg.corpus import replies_without
 from emoreg.model import without_adapters
-from emoreg.reading.frames import Row, leads
+from emoreg.reading.frames import Row, leads, reply_starts
 from emoreg.reading.read import z_of
 from emoreg.reading.reference import ReferenceText
 from emoreg.vectors import EmotionVectors
 
-TEXTS, TOKENS, LONGEST_LEAD = 16, 48, 64
+TEXTS, TOKENS, LONGEST_LEAD = 32, 64, 64
 """Reference texts, the tokens that are read of each, and the longest lead before one."""
-OWN, OWN_TOKENS = 4, 96
-"""The training rows that are read at each log as they are, and the tokens that are kept of each."""
+OWN, LONGEST_ROW = 4, 512
+"""The training rows that are read at each log as they are, and where a reply begins too late for one."""
 
 
 def matched(
@@ -51,11 +51,11 @@ def matched(
     if any(tokenizer.unk_token_id in ids for ids in texts) or not rows:
         return None
     before = leads(rows, tokenizer, LONGEST_LEAD)
-    found = [_placed(before[n % len(before)], ids[:TOKENS]) for n, ids in enumerate(texts)]
-    own = [cut for row in rows if any((cut := row.cut(OWN_TOKENS)).counted)][:OWN]
+    placed = [_placed(before[n % len(before)], ids[:TOKENS]) for n, ids in enumerate(texts)]
+    own = _replies(rows, tokenizer)
     ids_NT, mask_NT, present_NT = (
         pad_sequence([torch.tensor(part) for part in parts], batch_first=True)
-        for parts in zip(*((row.ids, row.counted, [True] * len(row.ids)) for row in (*found, *own)), strict=True)
+        for parts in zip(*((ids, counted, [True] * len(ids)) for ids, counted in (*placed, *own)), strict=True)
     )
     z_NTLK = []
     with without_adapters(model):
@@ -65,5 +65,17 @@ def matched(
     return ReferenceText.of_readings(ids_NT, mask_NT, torch.cat(z_NTLK), n_own=len(own), n_penalised=n_penalised)
 
 
-def _placed(lead: list[int], reply: list[int]) -> Row:
-    return Row(lead + reply, [False] * len(lead) + [True] * len(reply))
+def _placed(lead: list[int], reply: list[int]) -> tuple[list[int], list[bool]]:
+    """Ids, and which of them count."""
+    row = Row(lead + reply, [False] * len(lead) + [True] * len(reply))
+    return row.ids, row.counted()
+
+
+def _replies(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[tuple[list[int], list[bool]]]:
+    """The first rows as they are, of which the reply's first tokens count."""
+    found = []
+    for row, start in zip(rows, reply_starts(rows, tokenizer), strict=True):
+        end = max(start, 1) + TOKENS
+        if start < LONGEST_ROW and any(counted := row.counted(start)[:end]):
+            found.append((row.ids[:end], counted))
+    return found[:OWN]

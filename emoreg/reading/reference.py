@@ -18,6 +18,9 @@ from emoreg.reading.as_text import from_text, to_text
 from emoreg.reading.reader import Reader
 from emoreg.vectors import EmotionVectors
 
+READ = 16
+"""How many reference texts are read at a log: all of them are anchored, in turn."""
+
 
 @dataclass(frozen=True)
 class ReferenceText:
@@ -29,7 +32,7 @@ class ReferenceText:
     z: Float[Tensor, "N T L P"]
     """z of the penalised emotions under the base model."""
     base: Float[Tensor, "L K"]
-    """Mean z over the counting tokens of the reference texts under the base model."""
+    """Mean z over the counting tokens of the first `READ` reference texts under the base model."""
     own_base: Float[Tensor, "L K"]
     """The same of the rows; NaN where there are none."""
 
@@ -46,8 +49,9 @@ class ReferenceText:
     ) -> "ReferenceText":
         """Texts, the last ``n_own`` of them training rows, and every emotion's z at their tokens under the base."""
         n = len(ids) - n_own
+        r = min(n, READ)
         own = z[n:][mask[n:]].mean(0) if n_own else torch.full(z.shape[2:], torch.nan)
-        return cls(ids, mask, z[:n, ..., :n_penalised].clone(), z[:n][mask[:n]].mean(0), own)
+        return cls(ids, mask, z[:n, ..., :n_penalised].clone(), z[:r][mask[:r]].mean(0), own)
 
     def state(self) -> dict[str, str]:
         """All of it, as JSON can hold it: a run that resumes may have no base model to read it by."""
@@ -98,17 +102,19 @@ class Reference:
 
     @torch.no_grad()
     def read(self) -> tuple[Float[Tensor, "L K"], Float[Tensor, "L K"]]:
-        """Mean z over all tokens of the texts under the model as it is; and of the training rows, less the base's."""
-        every = slice(0, len(self._ids_NT))
+        """Mean z over the tokens of `READ` texts under the model as it is; of the training rows, less the base's."""
+        texts, own = slice(0, min(READ, len(self))), slice(len(self), len(self._ids_NT))
+        neutral_LK = self._mean(texts)
+        if own.start == own.stop:
+            return neutral_LK, self._own_base_LK
+        gap_LK = self._mean(own)
+        return neutral_LK, gap_LK - self._own_base_LK.to(gap_LK.device)
+
+    def _mean(self, texts: slice) -> Float[Tensor, "L K"]:
         with self._reader.reading("eval"), evaluating(self._model):
-            self._forward(every)
+            self._forward(texts)
             z_NTLK = torch.stack(self._reader.take()[0].all, 2)
-        neutral_LK = self._tokens(z_NTLK, slice(0, len(self))).mean(0)
-        own_NTLK, rows = z_NTLK[len(self) :], slice(len(self), len(self._ids_NT))
-        gap_LK = self._own_base_LK
-        if len(own_NTLK):
-            gap_LK = self._tokens(own_NTLK, rows).mean(0) - gap_LK.to(z_NTLK.device)
-        return neutral_LK, gap_LK
+        return self._tokens(z_NTLK, texts).mean(0)
 
     def gradient_norm(self, place: int) -> float:
         """Norm, at the parameters that train, of the gradient of a text's mean z at a layer; 0 if there is none.

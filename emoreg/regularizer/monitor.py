@@ -99,7 +99,7 @@ class Monitor:
         gradient_norms(numbers, n_ranks)
         if of == "train" and tables:
             neutral, gap = (table.cpu() for table in self.reference.read())
-            tables |= {"neutral": neutral, "contrast": tables["mean"] - neutral}
+            tables |= {"neutral": neutral - self.reference.text.base, "contrast": tables["mean"] - neutral}
             if gap.isfinite().all():
                 tables["gap"] = gap
         if "term" in numbers:

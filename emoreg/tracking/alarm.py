@@ -12,7 +12,7 @@ OPEN = 0.3
 """z, mean over layers. On a small chat model a plain fine-tune opened it to +.6, and a penalty that was met by
 translation to -.5 (docs/evidence-smollm2.md)."""
 
-WORDS = {"gap": "the same training rows", "own_gap": "its own replies"}
+WORDS = {"gap": "the same training rows", "own_gap": "its own replies", "neutral": "reference text"}
 
 
 class GapAlarm:

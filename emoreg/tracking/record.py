@@ -20,10 +20,11 @@ class Record:
     layers: tuple[int, ...]
     tables: dict[str, Float[Tensor, "L K"]]
     """z over the scope: ``mean``, ``sd``, ``p95``, ``max``, and the share ``above`` the threshold; empty if no
-    position was in scope. Of training passes also ``neutral``, the mean z of reference text under the model as it is,
-    and ``contrast``, mean less neutral; where training rows are known, the reader ``gap``: on a few of them, mean z
-    less the base model's on the same words; and at some logs, of replies that the model wrote itself, what its base
-    reads in them (``own_base``) and what it reads itself less that (``own_gap``)."""
+    position was in scope. Of training passes also ``neutral``, how far the mean z of reference text is from the base
+    model's; ``contrast``, mean less that of reference text under the model as it is; where training rows are known,
+    the reader ``gap``: on the replies of a few, mean z less the base model's on the same words; and at some logs, of
+    replies that the model wrote itself, what its base reads in them (``own_base``) and what it reads itself less that
+    (``own_gap``)."""
     numbers: dict[str, float]
     """``<penalty>/penalty`` (before its weight) and ``<penalty>/weight``; ``term`` and ``task``, what they add to an
     optimizer step's loss, and the term's ``share`` of both; ``gradient/term/layer_<l>`` and

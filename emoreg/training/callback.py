@@ -127,10 +127,11 @@ class RegularizerCallback(TrainerCallback, ExportableState):
         self.detach()
 
     def _rows(self, state: TrainerState) -> list[dict[str, Tensor]]:
-        """Rows to take reference text's format from; none where the base can no longer be read, or nobody knows how."""
-        if self.regularizer.references == "file":
+        """Rows to take reference text's format from; none where the run began without, or the base is gone."""
+        saved = self._saved(state)
+        if self.regularizer.references == "file" or (saved is not None and "reference" not in saved):
             return []
-        if state.global_step and not self._saved(state) and not active_adapters(cast(Any, self.trainer.model)):
+        if state.global_step and saved is None and not active_adapters(cast(Any, self.trainer.model)):
             logger.warning("the checkpoint has no reference text, and the base is gone: the vectors' own is used")
             return []
         try:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase, Trainer
 
-from emoreg.model import active_adapters, evaluating, input_device, is_sharded, learns_prompt, without_adapters
+from emoreg.model import active_adapters, evaluating, input_device, is_sharded, learns_prompt, unwrap, without_adapters
 from emoreg.reading import leads, rows_of, z_of
 from emoreg.vectors import EmotionVectors
 
@@ -39,7 +39,7 @@ class OwnText:
         """Whether there is a base to read by, adapters off, and a whole model to sample from."""
         model, wrapped = cast(Any, trainer.model), cast(Any, trainer.model_wrapped)
         whole = not is_sharded(wrapped) and not learns_prompt(model)
-        return whole and bool(active_adapters(model)) and hasattr(model, "generate")
+        return whole and bool(active_adapters(model)) and hasattr(unwrap(model), "generation_config")
 
     @torch.no_grad()
     def read(self) -> dict[str, Float[Tensor, "L K"]]:

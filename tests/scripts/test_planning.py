@@ -41,8 +41,8 @@ def test_what_stays(attached):
     reference = term.reference
     texts, tokens = reference._ids_NT.shape
     counting = sum(map(len, reference._counting))
-    held = [reference._ids_NT, reference._attention_NT, reference._base_NTLK, *reference._counting]
-    assert bytes_of(held) == planning.reference(L, K, texts, tokens, counting)
+    held = [reference._ids_NT, reference._attention_NT, reference._base_NTLP, reference._own_base_LK]
+    assert bytes_of([*held, *reference._counting]) == planning.reference(L, K, 1, texts, tokens, counting, own=0)
     for statistics in (term.statistics, term.eval_statistics):
         constants = [t for t in vars(statistics).values() if isinstance(t, torch.Tensor)]
         held = [*constants, *statistics._states.values()]
@@ -162,7 +162,7 @@ def sharded(rank, folder):
             found.append([])
             (model(**batch).loss + term.loss(batch, step=step)).backward()
         found.append([])
-        term.reference.drift()
+        term.reference.read()
     return found
 
 

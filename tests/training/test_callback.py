@@ -92,7 +92,8 @@ class TestFigures:
                 hidden = model(ids[None, : mask.sum()], output_hidden_states=True).hidden_states[1][0]
             values.append((hidden @ vectors.directions[0, 0] - vectors.mean[0, 0]) / vectors.std[0, 0])
         neutral = torch.cat(values).mean().item()
-        assert log["emotion/desperate/layer_0/neutral"] == pytest.approx(neutral, rel=1e-4)
+        base = vectors.reference_z[vectors.reference_mask].mean(0)[0, 0].item()
+        assert log["emotion/desperate/layer_0/neutral"] == pytest.approx(neutral - base, rel=1e-4)
         contrast = log["emotion/desperate/layer_0/mean"] - neutral
         assert log["emotion/desperate/layer_0/contrast"] == pytest.approx(contrast, rel=1e-4)
 

@@ -21,8 +21,9 @@ PRETOKENISED = {"SFT", "Trainer"}
 def test_every_trainers_rows_are_its_prompts_and_what_it_trains_on(name, tmp_path):
     trainer = CASES[name].trainer(CASES[name].model(), tmp_path)
     rows, tokenizer = rows_of(some_rows(trainer)), tokenizer_of(trainer)
+    assert tokenizer is not None
     lead = tokenizer.decode(leads(rows, tokenizer, 64)[0])
-    counted = tokenizer.decode([i for i, counts in zip(rows[0].ids, rows[0].counted, strict=True) if counts])
+    counted = tokenizer.decode([i for i, counts in zip(rows[0].ids, rows[0].counted(), strict=True) if counts])
     if name in PRETOKENISED:
         first = trainer.train_dataset[0]
         return_to = first.get("labels") or [
