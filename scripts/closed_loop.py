@@ -35,7 +35,7 @@ def main() -> None:
             target = Target("desperate", at_most=options.contrast) if weight else None
             with tempfile.TemporaryDirectory() as folder:
                 _, history = fine_tune(
-                    model, tokenizer, Regularizer(vectors, penalties, target=target), folder, seed=seed,
+                    model, tokenizer, Regularizer(vectors, penalties, target=target, references="file"), folder, seed=seed,
                     steps=options.steps, logging_steps=LOGGING_STEPS, lr_scheduler_type="constant",
                 )  # fmt: skip
             logs = [log for log in history if "emotion/desperate/contrast" in log][-last:]

@@ -214,7 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             bar.update()
             for name, penalties in runs(layers).items():
                 steps = args.default_steps if name.startswith("default") else args.steps
-                regularizer = Regularizer(vectors, penalties, monitor=[POSITIVE])
+                regularizer = Regularizer(vectors, penalties, monitor=[POSITIVE], references="file")
                 tuned = train(model, tokenizer, material.training, regularizer, args, steps, seed)
                 rows[name].append(measure(tuned, tokenizer, vectors, material, args, seed))
                 bar.update()

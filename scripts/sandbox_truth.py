@@ -14,10 +14,10 @@ import torch
 from scipy import stats
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
-from emoreg import EmotionVectors, Regularizer, default_penalties
+from emoreg import EmotionVectors, Regularizer
 from emoreg.model import steer
 from emoreg.sandbox import Judgement, behaviour, extract_vectors, judge, load
-from emoreg.sandbox.fine_tuning import fine_tune
+from emoreg.sandbox.fine_tuning import PENALTIES, fine_tune
 
 FRACTION = 0.1
 
@@ -62,9 +62,11 @@ def fine_tunes(
     figures = []
     for seed in seeds:
         judged = {"base": judge(model, tokenizer, vectors, seed=seed, replies=replies)}
-        for name, penalties in {"plain": [], "regularised": default_penalties()}.items():
+        for name, penalties in {"plain": [], "regularised": PENALTIES}.items():
             with tempfile.TemporaryDirectory() as folder:
-                tuned, _ = fine_tune(model, tokenizer, Regularizer(vectors, penalties), folder, seed=seed)
+                tuned, _ = fine_tune(
+                    model, tokenizer, Regularizer(vectors, penalties, references="file"), folder, seed=seed
+                )
             judged[name] = judge(tuned, tokenizer, vectors, seed=seed, replies=replies)
         for name, found in judged.items():
             print(f"| {seed} | {name} | {_row(found)} |", flush=True)

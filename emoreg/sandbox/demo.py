@@ -9,7 +9,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from emoreg.regularizer import Regularizer, default_penalties
+from emoreg.regularizer import Regularizer
 from emoreg.sandbox.behaviour import Rate
 from emoreg.sandbox.data import STEPS
 from emoreg.sandbox.judgement import Judgement, extract_vectors, judge
@@ -40,7 +40,7 @@ def run_demo(output: Path, *, steps: int = STEPS, replies: int = 400, seed: int 
     console.width = max(console.width, 80)
     stages, judgements, histories = Stages(console), {}, {}
     with quiet():
-        from emoreg.sandbox.fine_tuning import fine_tune  # trl and peft, which import what `quiet` is for
+        from emoreg.sandbox.fine_tuning import PENALTIES, fine_tune  # trl and peft, which import what `quiet` is for
 
         model, tokenizer = load()
         with stages.stage("Emotion vectors of a tiny model"):
@@ -48,13 +48,13 @@ def run_demo(output: Path, *, steps: int = STEPS, replies: int = 400, seed: int 
             saved = vectors.save(output / "sandbox")
         with stages.stage(f"What that model does: {replies} replies"):
             judgements["base"] = judge(model, tokenizer, vectors, seed=seed, replies=replies)
-        for name, penalties in {"plain": [], "regularised": default_penalties()}.items():
+        for name, penalties in {"plain": [], "regularised": PENALTIES}.items():
             config = {"seed": seed, "steps": steps, "vectors": saved.name}
             wandb.init(project="emoreg-demo", name=name, dir=output, mode=mode, config=config)
             with stages.stage(f"Fine-tune on a desperate tone, {name}", steps) as progress:
                 tuned, histories[name] = fine_tune(
-                    model, tokenizer, Regularizer(vectors, penalties), output / name, seed=seed, steps=steps,
-                    progress=progress, report_to="wandb",
+                    model, tokenizer, Regularizer(vectors, penalties, references="file"), output / name, seed=seed,
+                    steps=steps, progress=progress, report_to="wandb",
                 )  # fmt: skip
             with stages.stage(f"What it does then: {replies} replies"):
                 judgements[name] = judge(tuned, tokenizer, vectors, seed=seed, replies=replies)

@@ -19,11 +19,14 @@ from transformers import (
 )
 from trl import SFTConfig, SFTTrainer
 
-from emoreg.regularizer import Regularizer
+from emoreg.regularizer import Regularizer, default_penalties
 from emoreg.sandbox import data
 from emoreg.training import RegularizerCallback
 
 LEARNING_RATE, LORA_RANK = 3e-3, 16
+PENALTIES = default_penalties(hinge=0.05, anchor=0.3)
+"""The default set at the weights that trials in this world ended with (``docs/sandbox.md``): a tiny model at a high
+learning rate takes more than a chat model does."""
 
 
 def fine_tune(
@@ -42,7 +45,8 @@ def fine_tune(
     Args:
         model: the organism; left as it is.
         tokenizer: its tokenizer.
-        regularizer: what to train under; without penalties, a plain run that is only watched.
+        regularizer: what to train under; without penalties, a plain run that is only watched. The organism knows no
+            English, of which reference text in the rows' format is made: let it have ``references="file"``.
         output_dir: where the trainer writes.
         seed: of the transcripts, their order and the adapters.
         steps: optimizer steps of `data.BATCH` texts.

@@ -8,6 +8,8 @@ from transformers import AutoTokenizer
 from emoreg import checks
 from emoreg.reading import Reasoning, Scope
 from emoreg.regularizer import (
+    ANCHOR_WEIGHT,
+    HINGE_WEIGHT,
     Anchor,
     Hinge,
     Regularizer,
@@ -30,11 +32,13 @@ class RegularizerConfig:
     )
     emotion: str = field(default="desperate", metadata={"help": "The emotion to keep down."})
     hinge_weight: float = field(
-        default=0.05,
+        default=HINGE_WEIGHT,
         metadata={"help": "Weight of the hinge; 0 for none, and with anchor_weight 0 too a run only watched."},
     )
     hinge_threshold: float = field(default=0.0, metadata={"help": "z above which the hinge acts."})
-    anchor_weight: float = field(default=0.3, metadata={"help": "Weight of the anchor on neutral text; 0 for none."})
+    anchor_weight: float = field(
+        default=ANCHOR_WEIGHT, metadata={"help": "Weight of the anchor on neutral text; 0 for none."}
+    )
     anchor_every: int = field(default=4, metadata={"help": "The anchor's forward pass joins every so many steps."})
     scope: str = field(
         default="completion",

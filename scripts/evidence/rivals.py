@@ -52,10 +52,10 @@ Penalties = Callable[[list[int], int], tuple[list[Any] | None, Any]]
 ARMS: dict[str, Penalties] = {
     "default": lambda layers, n: (None, "rows"),
     "0.1": lambda layers, n: (_pair(0.05, 0.3), "file"),
-    "early blocks": lambda layers, n: (_pair(0.05, 0.3, layers[: n // 2]), "rows"),
-    "late blocks": lambda layers, n: (_pair(0.05, 0.3, layers[n // 2 :]), "rows"),
+    "early blocks": lambda layers, n: (_pair(0.01, 0.1, layers[: n // 2]), "rows"),
+    "late blocks": lambda layers, n: (_pair(0.01, 0.1, layers[n // 2 :]), "rows"),
 }
-for _hinge, _anchor in ((0.05, 0.3), (0.02, 0.1), (0.02, 0.2), (0.02, 0.3), (0.01, 0.1)):
+for _hinge, _anchor in ((0.05, 0.3), (0.02, 0.1)):
     ARMS[f"hinge {_hinge} anchor {_anchor}"] = lambda layers, n, h=_hinge, a=_anchor: (_pair(h, a), "rows")
 
 

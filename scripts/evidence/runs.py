@@ -44,6 +44,7 @@ class Size:
     """How much of everything."""
 
     steps: int = 60
+    """Of SFT with adapters; half of it of the others."""
     samples: int = 4
     """Own replies to each prompt unlike the rows; half as many to the others."""
     written: int = 40
@@ -145,8 +146,9 @@ def _logged(trainer: Trainer) -> dict[str, Any]:
 def _trainer(
     one: Run, model: Any, tokenizer: PreTrainedTokenizerBase, texts: tone.Texts, size: Size, folder: Path
 ) -> Trainer:
+    steps = size.steps if one.trainer == "sft" else max(size.steps // 2, 1)
     shared: dict[str, Any] = {
-        "output_dir": str(folder), "max_steps": size.steps, "seed": one.seed, "logging_steps": max(size.steps // 6, 1),
+        "output_dir": str(folder), "max_steps": steps, "seed": one.seed, "logging_steps": max(steps // 6, 1),
         "report_to": "none", "save_strategy": "no", "disable_tqdm": True, "per_device_train_batch_size": 4,
         "activation_checkpointing": False,
     }  # fmt: skip

@@ -116,5 +116,5 @@ class TestInATrainer:
         expected = (z - neutral)[:, 0].mean().item() + 0.25
         assert [log["emoreg/target/limit"] for log in logs] == pytest.approx([expected] * 2, rel=1e-4)
         weights = [log["emoreg/hinge/desperate/weight"] for log in logs]
-        assert weights[0] == pytest.approx(0.05)  # the first log only begins the search
-        assert [log["emoreg/anchor/desperate/weight"] for log in logs] == pytest.approx([0.3, 0.3])
+        assert weights[0] == pytest.approx(0.01)  # the first log only begins the search
+        assert [log["emoreg/anchor/desperate/weight"] for log in logs] == pytest.approx([0.1, 0.1])

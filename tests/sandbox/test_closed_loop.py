@@ -20,7 +20,7 @@ def sandbox():
 def test_the_target_is_held_within_15_percent_from_three_starting_weights(sandbox, tmp_path, weight):
     model, tokenizer, vectors = sandbox
     penalties = [Hinge("desperate", weight=weight), Anchor("desperate")]
-    regularizer = Regularizer(vectors, penalties, target=Target("desperate", at_most=CONTRAST))
+    regularizer = Regularizer(vectors, penalties, target=Target("desperate", at_most=CONTRAST), references="file")
     _, history = fine_tune(
         model, tokenizer, regularizer, tmp_path, steps=120, logging_steps=5, lr_scheduler_type="constant"
     )
