@@ -31,11 +31,12 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     for seed in options.seeds:
         for weight in [0.0, *options.weights]:
-            penalties = [Hinge("desperate", weight=weight), Anchor("desperate")] if weight else []
+            penalties = [Hinge("desperate", weight=weight), Anchor("desperate", weight=0.3)] if weight else []
             target = Target("desperate", at_most=options.contrast) if weight else None
             with tempfile.TemporaryDirectory() as folder:
+                regularizer = Regularizer(vectors, penalties, target=target, references="file")
                 _, history = fine_tune(
-                    model, tokenizer, Regularizer(vectors, penalties, target=target, references="file"), folder, seed=seed,
+                    model, tokenizer, regularizer, folder, seed=seed,
                     steps=options.steps, logging_steps=LOGGING_STEPS, lr_scheduler_type="constant",
                 )  # fmt: skip
             logs = [log for log in history if "emotion/desperate/contrast" in log][-last:]

@@ -17,8 +17,8 @@ from emoreg import checks
 from emoreg.reading import Scope, check_scope
 
 HINGE_WEIGHT, ANCHOR_WEIGHT = 0.01, 0.1
-"""Default weights, found on a real chat model (``docs/evidence-smollm2.md``). A hinge of more than a tenth of its anchor
-moved every emotion's replies there, not only the penalised one's."""
+"""Default weights, found on a real chat model (``docs/evidence-smollm2.md``), where a hinge of more than a tenth of its
+anchor moved every emotion's replies and not only the penalised one's."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,7 +37,7 @@ class RegularizerConfig:
     )
     hinge_threshold: float = field(default=0.0, metadata={"help": "z above which the hinge acts."})
     anchor_weight: float = field(
-        default=ANCHOR_WEIGHT, metadata={"help": "Weight of the anchor on neutral text; 0 for none."}
+        default=ANCHOR_WEIGHT, metadata={"help": "Weight of the anchor on reference text; 0: none."}
     )
     anchor_every: int = field(default=4, metadata={"help": "The anchor's forward pass joins every so many steps."})
     scope: str = field(

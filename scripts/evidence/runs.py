@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -169,8 +169,8 @@ def _trainer(
         asked = [{"prompt": _user(prompt)} for prompt in (*tone.LIKE[:3], *tone.UNLIKE) for _ in range(size.steps)]
         config = GRPOConfig(**shared | {"num_generations": 4, "max_completion_length": 40, "learning_rate": 3e-4,
                                         "beta": 0.0, "temperature": 0.9})  # fmt: skip
-        return GRPOTrainer(model, reward_funcs=_pressing, args=config, train_dataset=Dataset.from_list(asked),
-                           processing_class=tokenizer, peft_config=lora)  # fmt: skip
+        return GRPOTrainer(model, reward_funcs=cast(Any, _pressing), args=config, processing_class=tokenizer,
+                           train_dataset=Dataset.from_list(asked), peft_config=lora)  # fmt: skip
     data = Dataset.from_list([{"messages": [*_user(pair.prompt), *_reply(pair.reply)]} for pair in rows])
     full = one.trainer == "full"
     config = SFTConfig(**shared, learning_rate=1e-4 if full else 6e-4, max_length=160)

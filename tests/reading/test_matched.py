@@ -1,5 +1,7 @@
 """Reference text in the rows' own format: where a reply begins, what is put there, and what it then shows."""
 
+from typing import Any, cast
+
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -134,7 +136,8 @@ class TestTranslationOfChatRepliesAlone:
                     ),
                     # Prepended: emoreg's own hook reads what this one gives.
                     at.register_forward_hook(
-                        lambda m, a, out: out + replies(given["ids"], marker)[..., None] * push, prepend=True
+                        lambda m, a, out: cast(Any, out) + replies(given["ids"], marker)[..., None] * push,
+                        prepend=True,
                     ),
                 ]
                 before = term.reference.text.base

@@ -1,6 +1,7 @@
 """Rows that reference text takes its format from, in every trainer."""
 
 import logging
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ def test_every_trainers_rows_are_its_prompts_and_what_it_trains_on(name, tmp_pat
     lead = tokenizer.decode(leads(rows, tokenizer, 64)[0])
     counted = tokenizer.decode([i for i, counts in zip(rows[0].ids, rows[0].counted(), strict=True) if counts])
     if name in PRETOKENISED:
-        first = trainer.train_dataset[0]
+        first: Any = trainer.train_dataset[0]  # pyright: ignore[reportOptionalSubscript]
         return_to = first.get("labels") or [
             i if inside else -100 for i, inside in zip(first["input_ids"], first["completion_mask"], strict=True)
         ]
@@ -64,7 +65,9 @@ def test_neither_the_random_state_nor_the_rows_are_touched(tiny_llama, tiny_toke
 def test_they_are_spread_over_the_data(tiny_llama, tiny_tokenizer, tmp_path):
     trainer = sft_trainer(tiny_llama(), tiny_tokenizer, tmp_path, uneven_rows(4 * COUNT))
     ids = [row["input_ids"][0].tolist() for row in some_rows(trainer)]
-    assert ids == [trainer.train_dataset[4 * n]["input_ids"] for n in range(COUNT)]
+    rows = trainer.train_dataset
+    assert rows is not None
+    assert ids == [rows[4 * n]["input_ids"] for n in range(COUNT)]
 
 
 def test_of_a_stream_they_are_the_first_and_the_run_still_sees_them(tiny_llama, tiny_tokenizer, tmp_path):
