@@ -18,7 +18,7 @@ from sklearn.model_selection import GroupKFold, cross_val_score
 from sklearn.naive_bayes import ComplementNB
 from sklearn.pipeline import make_pipeline
 
-from emoreg.corpus import CORE_EMOTIONS, Vignette, vignettes
+from emoreg.corpus import CORE_EMOTIONS, Vignette, pressure_replies, vignettes
 
 DETECTORS = {
     "TF-IDF, logistic regression": make_pipeline(
@@ -43,6 +43,16 @@ def shuffled(corpus: Sequence[Vignette]) -> list[Vignette]:
     return [replace(one, emotion=emotion) for one, emotion in zip(corpus, emotions, strict=True)]
 
 
+def auc_of_replies(detector: str) -> float:
+    """Of shortcuts against honest replies under pressure, on scenarios held out."""
+    replies = pressure_replies()
+    texts = [text for one in replies for text in (one.shortcut, one.honest)]
+    groups = [one.id for one in replies for _ in range(2)]
+    is_shortcut = [True, False] * len(replies)
+    folds = GroupKFold(6)
+    return cross_val_score(DETECTORS[detector], texts, is_shortcut, groups=groups, cv=folds, scoring="roc_auc").mean()
+
+
 def main() -> None:
     for detector in DETECTORS:
         for name, corpus in [("corpus", vignettes()), ("control", shuffled(vignettes()))]:
@@ -51,6 +61,7 @@ def main() -> None:
             print(f"{detector}: {name}: one against the rest, mean of {len(aucs)}: {np.mean(list(aucs.values())):.2f}")
             print(", ".join(f"{one} {value:.2f}" for one, value in sorted(aucs.items(), key=lambda item: -item[1])))
             print(f"desperate against calm: {auc(detector, pair, 'desperate'):.2f}\n")
+        print(f"{detector}: shortcuts against honest replies: {auc_of_replies(detector):.2f}\n")
 
 
 if __name__ == "__main__":

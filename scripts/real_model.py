@@ -16,13 +16,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from evidence import page, rivals, smollm
+from evidence import costs, page, rivals, smollm
 from evidence.runs import Run, Size, run
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from emoreg import EmotionVectors
 
-PARTS = ("sft", "full", "dpo", "grpo", "rivals", "validate", "pressure", "cost")
+PARTS = ("sft", "full", "dpo", "grpo", "rivals", "cost")
 QUICK = Size(steps=12, samples=2, written=24)
 
 
@@ -60,7 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", help="hub id or folder")
     parser.add_argument("--output", type=Path, default=Path("runs/real-model"), help="where everything goes")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=["sft", "full", "dpo", "grpo", "pressure"])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=["sft", "full", "dpo", "grpo", "cost"])
     parser.add_argument("--arms", nargs="+", default=["plain", "0.1", "default"], help="of the SFT runs")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=Size.steps)
@@ -85,6 +85,8 @@ def main() -> None:
     _extract(folder, args.output)
     with ThreadPoolExecutor(args.jobs) as pool:
         failed = [name for name in pool.map(lambda one: _start(one, folder, args), missing) if name]
+    if "cost" in args.parts and not (args.output / "costs.json").is_file():
+        costs.measure(folder, EmotionVectors.load(args.output / "vectors"), args.output, 2 if args.quick else 5)
     (args.output / "page.md").write_text(page.written(args.output, folder, todo))
     print(args.output / "page.md")
     if failed:

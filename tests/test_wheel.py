@@ -40,7 +40,10 @@ def test_recipes_are_in_it_under_their_own_name(names):
 
 
 def test_what_is_read_at_run_time_is_in_it(names):
-    corpus = {f"emoreg/corpus/{name}.jsonl" for name in ("emotions", "neutral", "pressure", "severity", "vignettes")}
+    corpus = {
+        f"emoreg/corpus/{name}.jsonl"
+        for name in ("emotions", "neutral", "pressure", "pressure_replies", "severity", "vignettes")
+    }
     checkpoint = {f"emoreg/sandbox/checkpoint/{file.name}" for file in (ROOT / "emoreg/sandbox/checkpoint").iterdir()}
     assert {"emoreg/py.typed", "emoreg/corpus/README.md", *corpus, *checkpoint} <= names
     assert "emoreg/sandbox/checkpoint/model.safetensors" in names

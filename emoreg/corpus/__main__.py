@@ -10,11 +10,12 @@ PARTS = {
     "vignettes": data.vignettes(),
     "neutral": data.neutral_dialogues(),
     "pressure": data.pressure_scenarios(),
+    "pressure_replies": data.pressure_replies(),
     "severity": data.severity_templates(),
 }
 
 for name, records in PARTS.items():
-    print(f"{name:10}{len(records):4}")
+    print(f"{name:17}{len(records):4}")
 found = breaches(**PARTS)
-print(f"{'breaches':10}{len(found):4}", *found, sep="\n  ")
+print(f"{'breaches':17}{len(found):4}", *found, sep="\n  ")
 sys.exit(bool(found))

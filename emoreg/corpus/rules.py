@@ -4,7 +4,16 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
-from emoreg.corpus.shipped import CORE_EMOTIONS, Emotion, NeutralDialogue, PressureScenario, SeverityTemplate, Vignette
+from emoreg.corpus.shipped import (
+    CORE_EMOTIONS,
+    STYLES,
+    Emotion,
+    NeutralDialogue,
+    PressureReply,
+    PressureScenario,
+    SeverityTemplate,
+    Vignette,
+)
 
 VIGNETTE_WORDS = range(65, 86)
 TWIN_TOLERANCE = 0.1
@@ -42,10 +51,12 @@ def breaches(
     vignettes: Sequence[Vignette],
     neutral: Sequence[NeutralDialogue],
     pressure: Sequence[PressureScenario],
+    pressure_replies: Sequence[PressureReply],
     severity: Sequence[SeverityTemplate],
 ) -> list[str]:
     """Every breach of the rules, in words; none if the corpus keeps them."""
     pairs = [(one.prompt, one.calm) for one in pressure] + [(one.template, one.twin) for one in severity]
+    pairs += [(one.shortcut, one.honest) for one in pressure_replies]
     singles = [(one.text,) for one in (*vignettes, *neutral)]
     return [
         *emotion_breaches(emotions),
@@ -54,6 +65,7 @@ def breaches(
         *balance_breaches(vignettes),
         *neutral_breaches(neutral, emotions),
         *pressure_breaches(pressure),
+        *reply_breaches(pressure_replies, pressure, emotions),
         *severity_breaches(severity),
         *repeated_sentences([*singles, *pairs]),
     ]
@@ -121,14 +133,32 @@ def balance_breaches(vignettes: Sequence[Vignette]) -> list[str]:
 
 def neutral_breaches(neutral: Sequence[NeutralDialogue], emotions: Sequence[Emotion]) -> list[str]:
     """A neutral dialogue has no form of an emotion word, unless that often names no feeling (`AMBIGUOUS`)."""
-    stems = [stem for one in emotions if one.emotion not in AMBIGUOUS for stem in own_forms(one)]
-    named = [(number, banned_words(one.text, stems)) for number, one in enumerate(neutral, start=1)]
+    named = [(number, banned_words(one.text, _stems(emotions))) for number, one in enumerate(neutral, start=1)]
     return [f"neutral, line {number}: {', '.join(words)}" for number, words in named if words]
 
 
 def pressure_breaches(pressure: Sequence[PressureScenario]) -> list[str]:
     """A scenario and its calm twin are about as long."""
     return [f"{one.id}: {odds}" for one in pressure if (odds := _odds(one.prompt, one.calm))]
+
+
+def reply_breaches(
+    replies: Sequence[PressureReply], pressure: Sequence[PressureScenario], emotions: Sequence[Emotion]
+) -> list[str]:
+    """A scenario has three pairs of replies in three styles; the two of a pair are about as long, no emotion named."""
+    stems, styles = _stems(emotions), defaultdict(list)
+    found = []
+    for one in replies:
+        styles[one.id].append(one.style)
+        if odds := _odds(one.shortcut, one.honest):
+            found.append(f"{one.id}, {one.style}: {odds}")
+        if named := banned_words(f"{one.shortcut} {one.honest}", stems):
+            found.append(f"{one.id}, {one.style}: banned {', '.join(named)}")
+    for name in dict.fromkeys([*(one.id for one in pressure), *styles]):
+        known = any(one.id == name for one in pressure)
+        if not known or len(set(styles[name]) & set(STYLES)) != 3 or len(styles[name]) != 3:
+            found.append(f"{name}: replies of style {', '.join(styles[name]) or 'none'}; expected three of {STYLES}")
+    return found
 
 
 def severity_breaches(severity: Sequence[SeverityTemplate]) -> list[str]:
@@ -163,6 +193,10 @@ def own_forms(emotion: Emotion) -> list[str]:
     """Those of the banned words that start as the emotion word does: its own forms, not its synonyms."""
     starts = tuple(word[:3] for word in emotion.emotion.split())
     return [stem for stem in emotion.banned if stem.startswith(starts)]
+
+
+def _stems(emotions: Sequence[Emotion]) -> list[str]:
+    return [stem for one in emotions if one.emotion not in AMBIGUOUS for stem in own_forms(one)]
 
 
 def _odds(text: str, twin: str) -> str:

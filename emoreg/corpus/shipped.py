@@ -78,6 +78,24 @@ class PressureScenario:
 
 
 @dataclass(frozen=True)
+class PressureReply:
+    """Two replies to a pressure scenario, or to its twin, that differ in the act and in as little else as can be."""
+
+    id: str
+    """The scenario's."""
+    style: str
+    """One of `STYLES`: each scenario has each once."""
+    shortcut: str
+    """Does what the pressure tempts to: fakes, hides, makes up, works around."""
+    honest: str
+    """Says what is so, or does what can be done. As long as the other, and in its tone."""
+
+
+STYLES = ("terse", "explain", "list", "code")
+"""Of pressure replies. A scenario has three: where code makes sense it stands in the place of one of the others."""
+
+
+@dataclass(frozen=True)
 class SeverityTemplate:
     """A prompt in which one number sets the stakes, and a twin in which the same number sets none."""
 
@@ -122,6 +140,11 @@ def neutral_dialogues() -> tuple[NeutralDialogue, ...]:
 def pressure_scenarios() -> tuple[PressureScenario, ...]:
     """24 tasks under pressure, four of a kind."""
     return _read("pressure", PressureScenario)
+
+
+def pressure_replies() -> tuple[PressureReply, ...]:
+    """Three pairs of replies to each pressure scenario."""
+    return _read("pressure_replies", PressureReply)
 
 
 def severity_templates() -> tuple[SeverityTemplate, ...]:

@@ -11,6 +11,7 @@ from transformers.utils import logging as transformers_logging
 
 _LOGGERS = (
     "emoreg.vectors.belonging",  # that a tuned model is a fine-tune of its base is the demo's point
+    "emoreg.tracking.alarm",  # what the demo shows, it shows in its table
     "bitsandbytes.backends.cpu.ops",  # peft imports it if it is there, and it misses a kernel for 4-bit models
 )
 

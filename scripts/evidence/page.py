@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from evidence import pictures
+from evidence import costs, pictures, pressure
 from evidence.runs import Run
 
 SHOWN = {"base": "base", "plain": "plain", "0.1": "default of 0.1", "default": "default"}
@@ -31,6 +31,11 @@ def written(output: Path, model: str, todo: Sequence[Run]) -> str:
         if found:
             found = {"base": sft["base"][:1], **found}
             parts.append(f"## {title}\n\n" + _table(found, list(found)))
+    pressed = {arm: sft[arm][0]["pressure"] for arm in sft if "pressure" in sft[arm][0]}
+    if pressed:
+        parts.append("## Under pressure\n\n" + _pressure(pressed))
+    if (output / "costs.json").is_file():
+        parts.append("## What it costs\n\n" + costs.table(json.loads((output / "costs.json").read_text())))
     parts.append("## What it writes\n\n" + _samples(sft, shown))
     return "\n\n".join(parts) + "\n"
 
@@ -145,6 +150,20 @@ def _front(found: dict[str, list[Found]], arms: Sequence[str]) -> str:
         cells += [moved("own: like", "own: unlike", "own: pressed"), f"{unlike:+.2f}"]
         cells += [f"{100 * np.mean(task):+.1f} %" if task else "", f"{nll[0]:.2f} / {nll[1]:.2f}"]
         lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _pressure(found: dict[str, Found]) -> str:
+    """What pressure adds to the shortcut's margin, and how large an effect would have been seen."""
+    lines = [
+        "| | shortcut's margin under pressure less on the calm twin | would have been seen from |",
+        "|---|---|---|",
+    ]
+    for arm, measures in found.items():
+        for name, kinds in measures.items():
+            one = pressure.effect(kinds["pressed"], kinds["at leisure"])
+            shown = f"{one.mean:+.3f} ({one.low:+.3f} to {one.high:+.3f})"
+            lines.append(f"| {SHOWN.get(arm, arm)}, by {name} | {shown} | {one.seen:.3f} |")
     return "\n".join(lines)
 
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from datasets import Dataset
-from evidence import readers, rivals, tone
+from evidence import pressure, readers, rivals, tone
 from evidence.tone import Pair
 from peft import LoraConfig
 from torch import nn
@@ -67,6 +67,8 @@ def run(one: Run, folder: str, vectors: EmotionVectors, size: Size, output: Path
         if task:
             found["task"] = float(np.mean(task[-len(task) // 3 :]))
     assert isinstance(model, nn.Module)
+    if one.trainer == "sft" and one.seed == 0 and one.arm in ("base", "plain", "default"):
+        found["pressure"] = pressure.margins(model, tokenizer)
     found["read"] = measured(model, base, one, tokenizer, vectors, texts, size)
     (output / f"{one.name}.json").write_text(json.dumps(found, indent=1))
 

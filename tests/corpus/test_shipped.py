@@ -21,6 +21,7 @@ PARTS = {
     "vignettes": data.vignettes(),
     "neutral": data.neutral_dialogues(),
     "pressure": data.pressure_scenarios(),
+    "pressure_replies": data.pressure_replies(),
     "severity": data.severity_templates(),
 }
 
@@ -42,6 +43,7 @@ class TestShipped:
 
     def test_sizes(self):
         sizes = {"emotions": 171, "vignettes": 24 * 24, "neutral": 200, "pressure": 24, "severity": 12}
+        sizes["pressure_replies"] = 24 * 3
         assert {name: len(records) for name, records in PARTS.items()} == sizes
 
     def test_vignettes_are_sorted_by_scene_then_by_the_order_of_the_emotions(self):
@@ -55,7 +57,7 @@ class TestShipped:
         tomllib = pytest.importorskip("tomllib", reason="Python 3.11 or newer")
         setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
         files = [file.name for file in (ROOT / "emoreg/corpus").iterdir() if file.suffix in (".jsonl", ".md")]
-        assert len(files) == 6
+        assert len(files) == 7
         patterns = setuptools["package-data"]["emoreg"]
         assert [name for name in files if not any(fnmatch(f"corpus/{name}", pattern) for pattern in patterns)] == []
 
@@ -123,6 +125,14 @@ class TestPlantedBreaches:
         assert "3 and 4 words" in found_in(changed("pressure", 0, prompt="a b c", calm="a b c d"))
         assert "3 and 4 words" in found_in(changed("severity", 0, template="a b {n} c", twin="a {n} b"))
 
+    def test_replies_of_different_length_with_an_emotion_word_or_of_another_style(self):
+        assert "3 and 4 words" in found_in(changed("pressure_replies", 0, shortcut="a b c", honest="a b c d"))
+        assert "banned happily" in found_in(changed("pressure_replies", 0, shortcut="He ate happily."))
+        assert "style code, code, explain" in found_in(changed("pressure_replies", 1, style="code"))
+        assert "nowhere: replies of style code; expected three" in found_in(
+            changed("pressure_replies", 0, id="nowhere")
+        )
+
     @pytest.mark.parametrize("values", [(1, 3, 2), (1, 1, 2), (3, 2, 1), (1,)])
     def test_values_that_do_not_rise(self, values):
         assert "do not rise" in found_in(changed("severity", 0, values=values))
@@ -155,7 +165,7 @@ class TestCommand:
     def test_it_counts_and_ends_well(self):
         done = self.run(ROOT)
         assert done.returncode == 0, done.stderr
-        assert "vignettes  576" in done.stdout
+        assert "vignettes         576" in done.stdout
 
     def test_it_lists_breaches_and_ends_in_1(self, tmp_path):
         shutil.copytree(ROOT / "emoreg", tmp_path / "emoreg", ignore=shutil.ignore_patterns("sandbox", "__pycache__"))

@@ -19,7 +19,7 @@ def sandbox():
 @pytest.mark.parametrize("weight", [0.002, 0.02, 0.2])
 def test_the_target_is_held_within_15_percent_from_three_starting_weights(sandbox, tmp_path, weight):
     model, tokenizer, vectors = sandbox
-    penalties = [Hinge("desperate", weight=weight), Anchor("desperate")]
+    penalties = [Hinge("desperate", weight=weight), Anchor("desperate", weight=0.3)]
     regularizer = Regularizer(vectors, penalties, target=Target("desperate", at_most=CONTRAST), references="file")
     _, history = fine_tune(
         model, tokenizer, regularizer, tmp_path, steps=120, logging_steps=5, lr_scheduler_type="constant"
