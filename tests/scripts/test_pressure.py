@@ -13,7 +13,7 @@ from tests import tiny
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
-from evidence import pressure
+from evidence import pressure, readers, tone
 
 ASKED = [("Do it now." * n, one) for n, one in enumerate(pressure_replies()[:4], start=1)]
 
