@@ -141,7 +141,7 @@ def runs(layers: Sequence[int]) -> dict[str, list[Penalty]]:
             Hinge(POSITIVE, weight=0.3 * n, layers=layers),
             Anchor(POSITIVE, weight=0.3 * n, layers=layers),
         ],
-        "default set, all blocks": default_penalties(POSITIVE),
+        "the set of 0.1, all blocks": default_penalties(POSITIVE, hinge=0.05, anchor=0.3),
     }
 
 

@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from emoreg import EmotionVectors
 
-PARTS = ("sft", "full", "dpo", "grpo", "rivals", "cost")
+PARTS = ("validate", "sft", "full", "dpo", "grpo", "cost", "rivals")
 QUICK = Size(steps=12, samples=2, written=24)
 
 
@@ -60,7 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", help="hub id or folder")
     parser.add_argument("--output", type=Path, default=Path("runs/real-model"), help="where everything goes")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=["sft", "full", "dpo", "grpo", "cost"])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS[:-1])
     parser.add_argument("--arms", nargs="+", default=["plain", "0.1", "default"], help="of the SFT runs")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=Size.steps)
@@ -82,7 +82,7 @@ def main() -> None:
     if args.dry_run:
         _say(missing, folder, size, args.jobs)
         return None
-    _extract(folder, args.output)
+    _extract(folder, args.output, validate="validate" in args.parts and not args.quick)
     with ThreadPoolExecutor(args.jobs) as pool:
         failed = [name for name in pool.map(lambda one: _start(one, folder, args), missing) if name]
     if "cost" in args.parts and not (args.output / "costs.json").is_file():
@@ -104,9 +104,14 @@ def _say(missing: list[Run], folder: str, size: Size, jobs: int) -> None:
     print(f"{sum(took for _, took in each) / 60 / jobs:6.1f} min  in all, {jobs} at a time; extraction comes before")
 
 
-def _extract(folder: str, output: Path) -> None:
+def _extract(folder: str, output: Path, validate: bool) -> None:
+    """The vectors, and whether they are real, which is written into their file."""
+    emoreg = [sys.executable, "-m", "emoreg"]
     if not (output / "vectors.safetensors").is_file():
-        subprocess.run([sys.executable, "-m", "emoreg", "extract", folder, "--output", output / "vectors"], check=True)
+        subprocess.run([*emoreg, "extract", folder, "--output", output / "vectors"], check=True)
+    if validate and EmotionVectors.load(output / "vectors").validation is None:
+        page_of = ["--page", output / "validation.md"]
+        subprocess.run([*emoreg, "validate", output / "vectors", folder, *page_of], check=True)
 
 
 def _start(one: Run, folder: str, args: argparse.Namespace) -> str | None:

@@ -9,6 +9,8 @@ import numpy as np
 from evidence import costs, pictures, pressure
 from evidence.runs import Run
 
+from emoreg import EmotionVectors
+
 SHOWN = {"base": "base", "plain": "plain", "0.1": "default of 0.1", "default": "default"}
 Found = dict[str, Any]
 
@@ -31,6 +33,9 @@ def written(output: Path, model: str, todo: Sequence[Run]) -> str:
         if found:
             found = {"base": sft["base"][:1], **found}
             parts.append(f"## {title}\n\n" + _table(found, list(found)))
+    vectors = EmotionVectors.load(output / "vectors")
+    if vectors.validation is not None:
+        parts.insert(1, "## Is the direction real?\n\n" + _verdict(vectors))
     pressed = {arm: sft[arm][0]["pressure"] for arm in sft if "pressure" in sft[arm][0]}
     if pressed:
         parts.append("## Under pressure\n\n" + _pressure(pressed))
@@ -151,6 +156,15 @@ def _front(found: dict[str, list[Found]], arms: Sequence[str]) -> str:
         cells += [f"{100 * np.mean(task):+.1f} %" if task else "", f"{nll[0]:.2f} / {nll[1]:.2f}"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _verdict(vectors: EmotionVectors) -> str:
+    """At which blocks `emoreg validate` trusts which direction."""
+    assert vectors.validation is not None
+    trusted = {one: vectors.trusted(one) for one in vectors.validation["verdict"]}
+    some = {one: f"{layers[0]} to {layers[-1]}" for one, layers in trusted.items() if layers}
+    listed = ", ".join(f"{one} {span}" for one, span in some.items())
+    return f"`emoreg validate` trusts {len(some)} of {len(trusted)} directions, at these blocks: {listed}."
 
 
 def _pressure(found: dict[str, Found]) -> str:
