@@ -110,11 +110,13 @@ def reply(
 
 
 def reply_marker(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that a chat template writes between a user's content and the reply; none without a template."""
-    if not tokenizer.chat_template:
-        return []
+    """The tokens that a chat template writes between a user's content and the reply; none without a template, or under
+    one that refuses a lone question."""
     asked = "\ue000"  # private: no template knows it
-    text = _render(tokenizer, [{"role": "user", "content": asked}], add_generation_prompt=True)
+    try:
+        text = _render(tokenizer, [{"role": "user", "content": asked}], add_generation_prompt=True)
+    except ValueError:
+        return []
     return tokenizer(text.rpartition(asked)[2], add_special_tokens=False)["input_ids"]
 
 

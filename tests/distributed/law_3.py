@@ -78,7 +78,9 @@ def train(
 
     torch.distributed.all_reduce = counting
     regularizer = Regularizer(vectors, penalties, target=target)
-    trainer.add_callback(RegularizerCallback(trainer, regularizer, gradient_every=gradient_every))
+    # No own text: a sharded model writes none.
+    callback = RegularizerCallback(trainer, regularizer, gradient_every=gradient_every, own_text_every=0)
+    trainer.add_callback(callback)
     for callback in callbacks:
         trainer.add_callback(callback)
     trainer.train(resume_from_checkpoint=resume)
