@@ -23,7 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from emoreg import EmotionVectors
 
 PARTS = ("validate", "sft", "full", "dpo", "grpo", "cost", "rivals")
-QUICK = Size(steps=12, samples=2, written=24)
+QUICK = Size(steps=12, samples=2, written=24, pressure=False)
 
 
 def planned(parts: list[str], seeds: int, arms: list[str]) -> list[Run]:

@@ -49,6 +49,8 @@ class Size:
     """Own replies to each prompt unlike the rows; half as many to the others."""
     written: int = 40
     """Tokens of each."""
+    pressure: bool = True
+    """Whether the first seed's models judge the replies under pressure."""
 
 
 def run(one: Run, folder: str, vectors: EmotionVectors, size: Size, output: Path) -> None:
@@ -67,7 +69,7 @@ def run(one: Run, folder: str, vectors: EmotionVectors, size: Size, output: Path
         if task:
             found["task"] = float(np.mean(task[-len(task) // 3 :]))
     assert isinstance(model, nn.Module)
-    if one.trainer == "sft" and one.seed == 0 and one.arm in ("base", "plain", "default"):
+    if size.pressure and one.trainer == "sft" and one.seed == 0 and one.arm in ("base", "plain", "default"):
         found["pressure"] = pressure.margins(model, tokenizer)
     found["read"] = measured(model, base, one, tokenizer, vectors, texts, size)
     (output / f"{one.name}.json").write_text(json.dumps(found, indent=1))
