@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,6 +55,15 @@ def from_first(value: Tensor, device: torch.device) -> Tensor:
     sent = value.to(device, copy=True)
     torch.distributed.broadcast(sent, src=0)
     return sent.to(value.device)
+
+
+def object_from_first(value: Any) -> Any:
+    """What the first rank has, on every rank."""
+    if world() == 1:
+        return value
+    sent = [value]
+    torch.distributed.broadcast_object_list(sent, src=0)
+    return sent[0]
 
 
 @contextmanager

@@ -110,14 +110,15 @@ def reply(
 
 
 def reply_marker(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that a chat template writes between a user's content and the reply; none without a template, or under
-    one that refuses a lone question."""
+    """The tokens that a chat template writes between a user's content and the reply, up to what may be the reply's own:
+    white space, and an opened ``<think>``. None without a template, or under one that refuses a lone question."""
     asked = "\ue000"  # private: no template knows it
     try:
         text = _render(tokenizer, [{"role": "user", "content": asked}], add_generation_prompt=True)
     except ValueError:
         return []
-    return tokenizer(text.rpartition(asked)[2], add_special_tokens=False)["input_ids"]
+    marker = text.rpartition(asked)[2].partition("<think>")[0].rstrip()
+    return tokenizer(marker, add_special_tokens=False)["input_ids"]
 
 
 def _checked(messages: Messages) -> Messages:

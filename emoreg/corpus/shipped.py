@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
+from itertools import islice
 from typing import Any, TypeVar
 
 from emoreg.corpus.labelled import LabelledText
@@ -175,8 +176,10 @@ def replies_without(emotions: Iterable[str], count: int) -> list[str]:
     others = [emotion for emotion in CORE_EMOTIONS if emotion not in near]
     told = {(one.group, one.emotion): one.text for one in vignettes()}
     scenes = list(dict.fromkeys(group for group, _ in told))
-    answers = (one.text.partition("\n\nAssistant: ")[2] for one in neutral_dialogues())
-    # One step further each time through both: no scene comes twice under one emotion before all have come.
+    answers = (one.text.partition("\n\nAssistant: ")[2].partition("\n\nHuman: ")[0] for one in neutral_dialogues())
+    if not others:
+        return list(islice(answers, count))
+    # One step further each time through both.
     turns = (told[scenes[n % len(scenes)], others[n % len(others)]] for n in range(count))
     return [next(turns) if n % 4 else next(answers) for n in range(count)]
 

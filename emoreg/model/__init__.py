@@ -5,13 +5,21 @@ from emoreg.model.counted import CountedPasses, Mode
 from emoreg.model.hooks import hook_blocks, steer
 from emoreg.model.passes import evaluating, run_to, run_whole
 from emoreg.model.sharded import compute_device, embeddings, gathered, input_device, is_sharded, named_weights
-from emoreg.model.wrappers import active_adapters, learns_prompt, unwrap, virtual_tokens, without_adapters
+from emoreg.model.wrappers import (
+    active_adapters,
+    base_is_rewritten,
+    learns_prompt,
+    unwrap,
+    virtual_tokens,
+    without_adapters,
+)
 
 __all__ = [
     "CountedPasses",
     "Mode",
     "active_adapters",
     "backbone",
+    "base_is_rewritten",
     "check_layers",
     "compute_device",
     "decoder_blocks",

@@ -38,6 +38,14 @@ def without_adapters(model: nn.Module) -> Iterator[None]:
             weight.requires_grad_(before)
 
 
+def base_is_rewritten(model: nn.Module) -> bool:
+    """Whether adapters began by taking a part of the base's weights (PiSSA, OLoRA, CorDA, LoftQ, ...): without them the
+    model is then less than its base."""
+    peft: Any = _peft(model)
+    started = (getattr(config, "init_lora_weights", True) for config in (peft.peft_config.values() if peft else ()))
+    return any(isinstance(one, str) and one not in ("gaussian", "eva", "orthogonal") for one in started)
+
+
 def learns_prompt(model: nn.Module) -> bool:
     """Whether peft's own forward brings in what trains, as prompt and prefix tuning do, and not the blocks'."""
     peft: Any = _peft(model)
@@ -47,7 +55,7 @@ def learns_prompt(model: nn.Module) -> bool:
 def virtual_tokens(model: nn.Module) -> int:
     """Positions that peft's prompt tuning puts before every sequence."""
     peft: Any = _peft(model)
-    if not learns_prompt(model):
+    if not learns_prompt(model) or peft._adapters_disabled:
         return 0
     # Prefix tuning puts its tokens in the cache, where they have no position in the residual stream.
     in_cache = peft.active_peft_config.peft_type.value in ("PREFIX_TUNING", "CARTRIDGE")

@@ -3,7 +3,8 @@
 Shapes: B rows, T positions.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
 from typing import Any, NamedTuple, cast
 
 from torch import Tensor
@@ -11,6 +12,9 @@ from transformers import PreTrainedTokenizerBase
 
 from emoreg.corpus import reply_marker
 from emoreg.reading.scope import IGNORE, like, real_and_starts
+
+LONGEST_OPENING = 8
+"""How many tokens at most every reply may begin with that are not its own."""
 
 
 class Row(NamedTuple):
@@ -43,33 +47,44 @@ def reply_starts(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> lis
     """Where the reply begins in each row.
 
     Where the loss does; where the loss is taken on all of a row, after what the chat template writes before a reply;
-    without a template, with the row. What the template puts first into every reply (an empty ``<think></think>``, or
-    its opening) does not belong to it.
+    without a template, with the row. What every reply begins with (an empty ``<think></think>``, or its opening) does
+    not belong to it, nor does white space.
     """
     marker = reply_marker(tokenizer)
     added = set(cast(Any, tokenizer).get_added_vocab().values())
+    starts = [_reply_at(row, marker, added) for row in rows]
+    replies = [row.ids[at : at + LONGEST_OPENING] for row, at in zip(rows, starts, strict=True) if at and row.ids[at:]]
+    opening = _common(replies, added) if len(replies) > 1 else []
 
-    def is_frame(token: int) -> bool:
-        return token in added or not cast(str, tokenizer.decode([token])).strip()
+    def opened(row: Row, at: int) -> int:
+        at += len(opening) if at and row.ids[at : at + len(opening)] == opening else 0
+        while 0 < at < len(row.ids) and not cast(str, tokenizer.decode([row.ids[at]])).strip():
+            at += 1
+        return at
 
-    return [_extended(row.ids, _reply_at(row, marker, added), is_frame) for row in rows]
+    return [opened(row, at) for row, at in zip(rows, starts, strict=True)]
 
 
 def leads(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, longest: int) -> list[list[int]]:
-    """What stands before the reply in each row: of those in which it is short enough, or of all its last tokens."""
+    """What stands before the reply in each row: of those in which it is short enough; else cut, but for a BOS."""
+    added = set(cast(Any, tokenizer).get_added_vocab().values())
     found = [row.ids[:at] for row, at in zip(rows, reply_starts(rows, tokenizer), strict=True)]
-    return [lead for lead in found if len(lead) <= longest] or [lead[-longest:] for lead in found]
+    short = [lead for lead in found if len(lead) <= longest]
+    return short or [lead[: lead[0] in added] + lead[-(longest - (lead[0] in added)) :] for lead in found]
 
 
 def _reply_at(row: Row, marker: Sequence[int], added: set[int]) -> int:
-    if not row.loss[0]:
-        return next((n for n, taken in enumerate(row.loss) if taken), len(row.ids))
-    n = len(marker)
+    first = next((n for n, taken in enumerate(row.loss) if taken), len(row.ids))
+    # Collators of packed rows take no loss on a sequence's first token, whatever the data say.
+    n, masked = len(marker), first > 1
     after = (at + n for at in range(len(row.ids) - n + 1) if n and row.ids[at : at + n] == list(marker))
-    return next(after, 1 if row.ids[0] in added else 0)
+    return first if masked else next(after, first or int(row.ids[0] in added))
 
 
-def _extended(ids: Sequence[int], at: int, is_frame: Callable[[int], bool]) -> int:
-    while 0 < at < len(ids) and is_frame(ids[at]):
-        at += 1
-    return at
+def _common(replies: Sequence[Sequence[int]], added: set[int]) -> list[int]:
+    """What all of them begin with, up to the last added token in it, and none of them is whole."""
+    together = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*replies, strict=False))
+    found = [tokens[0] for tokens in together][: min(map(len, replies)) - 1]
+    while found and found[-1] not in added:
+        found.pop()
+    return found

@@ -8,6 +8,7 @@ Shapes: N texts, T positions, L layers, K emotions.
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import nn
@@ -15,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from emoreg.corpus import replies_without
-from emoreg.model import without_adapters
+from emoreg.model import base_is_rewritten, without_adapters
 from emoreg.reading.frames import Row, leads, reply_starts
 from emoreg.reading.read import z_of
 from emoreg.reading.reference import ReferenceText
@@ -23,7 +24,7 @@ from emoreg.vectors import EmotionVectors
 
 TEXTS, TOKENS, LONGEST_LEAD = 32, 64, 64
 """Reference texts, the tokens that are read of each, and the longest lead before one."""
-OWN, LONGEST_ROW = 4, 512
+OWN, LONGEST_ROW = 4, 192
 """The training rows that are read at each log as they are, and where a reply begins too late for one."""
 
 
@@ -58,7 +59,8 @@ def matched(
         for parts in zip(*((ids, counted, [True] * len(ids)) for ids, counted in (*placed, *own)), strict=True)
     )
     z_NTLK = []
-    with without_adapters(model):
+    # Where adapters took a part of the base's weights, model and adapters together are the base as training begins.
+    with nullcontext() if base_is_rewritten(model) else without_adapters(model):
         for at in range(0, len(ids_NT), 8):
             some = slice(at, at + 8)
             z_NTLK.append(torch.stack(z_of(model, vectors, ids_NT[some], present_NT[some]), 2))

@@ -29,8 +29,8 @@ class ReferenceText:
     ids: Int[Tensor, "R T"]
     mask: Bool[Tensor, "R T"]
     """The tokens that count."""
-    z: Float[Tensor, "N T L P"]
-    """z of the penalised emotions under the base model."""
+    z: Float[Tensor, "N t L P"]
+    """z of the penalised emotions under the base model, as far as the longest of the texts goes."""
     base: Float[Tensor, "L K"]
     """Mean z over the counting tokens of the first `READ` reference texts under the base model."""
     own_base: Float[Tensor, "L K"]
@@ -51,7 +51,8 @@ class ReferenceText:
         n = len(ids) - n_own
         r = min(n, READ)
         own = z[n:][mask[n:]].mean(0) if n_own else torch.full(z.shape[2:], torch.nan)
-        return cls(ids, mask, z[:n, ..., :n_penalised].clone(), z[:r][mask[:r]].mean(0), own)
+        longest = int(mask[:n].nonzero()[:, 1].max()) + 1
+        return cls(ids, mask, z[:n, :longest, ..., :n_penalised].clone(), z[:r][mask[:r]].mean(0), own)
 
     def state(self) -> dict[str, str]:
         """All of it, as JSON can hold it: a run that resumes may have no base model to read it by."""
@@ -81,6 +82,7 @@ class Reference:
         self._ids_NT = text.ids.to(device)
         # Attention also needs what does not count (BOS, a prompt): everything up to a text's last token.
         self._attention_NT = mask_NT.flip(1).cummax(1).values.flip(1).long().to(device)
+        self._ends = [int(mask_T.nonzero().max()) + 1 for mask_T in mask_NT]
         # Found on the host, once: to select by a mask on the device would wait for it.
         self._counting = [mask_T.nonzero()[:, 0].to(device) for mask_T in mask_NT]
         self._base_NTLP = text.z.to(device)
@@ -149,7 +151,9 @@ class Reference:
         return z_NTLP
 
     def _forward(self, texts: slice) -> Any:
-        inputs = {"input_ids": self._ids_NT[texts], "attention_mask": self._attention_NT[texts], "use_cache": False}
+        # No wider than the longest of these: one long row of the training data would pad them all.
+        some = texts, slice(max(self._ends[texts]))
+        inputs = {"input_ids": self._ids_NT[some], "attention_mask": self._attention_NT[some], "use_cache": False}
         return run_whole(self._model, **inputs) if self._whole else backbone(self._model)(**inputs)
 
     def _tokens(self, z_NTLK: Tensor, texts: slice) -> Float[Tensor, "n L K"]:

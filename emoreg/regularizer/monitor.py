@@ -63,6 +63,7 @@ class Monitor:
         self._guard = Guard(self.statistics, non_finite)
         self._in_first_step: Tensor | None = torch.zeros((), dtype=torch.long, device=self._device)
         """Positions in the statistics' scope, until the first step is through."""
+        self._penalised = list(dict.fromkeys(penalty.emotion for penalty in penalties))
         self._distributed = False
 
     def reading(self, mode: Literal["train", "eval"], measure_gradient: bool = False) -> AbstractContextManager[None]:
@@ -109,15 +110,24 @@ class Monitor:
 
     def state(self) -> dict[str, Any]:
         """What it takes to go on from a checkpoint, as JSON can hold it."""
-        reference = self.reference.text.state()
-        return {"statistics": self.statistics.state(), "proven": self._guard.proven, "reference": reference}
+        return {
+            "statistics": self.statistics.state(),
+            "proven": self._guard.proven,
+            "penalised": self._penalised,
+            "reference": self.reference.text.state(),
+        }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state`, before the first step.
 
         Raises:
-            ValueError: if it is of other emotions or layers.
+            ValueError: if it is of other emotions or layers, or of other penalised emotions.
         """
+        if state.get("penalised", self._penalised) != self._penalised:
+            raise ValueError(
+                f"the checkpoint is of a run that penalised {state['penalised'] or 'nothing'}, and this one penalises "
+                f"{self._penalised or 'nothing'}; resume with the emotions that the run began with"
+            )
         self.statistics.load_state(state["statistics"])
         self._guard.proven = state["proven"]
         if "reference" in state:  # 0.1 had the file's alone

@@ -96,7 +96,7 @@ class Anchor(_Penalty):
     """Keep neutral reference text where the base model had it: ``(z - z_base)^2`` at each of its tokens.
 
     Without it a one-sided penalty is met by translation: every text, neutral ones too, moves down the direction.
-    The reference texts travel with the vectors and are run through the model every ``every``-th optimizer step,
+    The reference texts (`emoreg.reading.matched`) are run through the model every ``every``-th optimizer step,
     ``texts`` of them in turn; the weight is multiplied by ``every``, so that its strength does not depend on it.
     """
 

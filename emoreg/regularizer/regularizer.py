@@ -141,10 +141,12 @@ class Regularizer:
         self, model: nn.Module, rows: Sequence[Mapping[str, Tensor]], tokenizer: PreTrainedTokenizerBase | None
     ) -> ReferenceText:
         n_penalised, found = len({penalty.emotion for penalty in self.penalties}), None
-        if rows and tokenizer is not None and self.references == "rows":
+        if rows and self.references == "rows":
+            checks.refuse_unless(tokenizer is not None, "tokenizer", "the one that cut the rows", tokenizer)
+            assert tokenizer is not None
             found = matched(model, self.vectors, tokenizer, rows_of(rows), n_penalised)
             if found is None:
-                logger.info("the tokenizer has no tokens for reference texts in English; the vectors' own are used")
+                logger.warning("the tokenizer has no tokens for reference text in English: the vectors' own is used")
         return ReferenceText.of_vectors(self.vectors, n_penalised) if found is None else found
 
 

@@ -32,9 +32,9 @@ class GapAlarm:
                 logger.warning(
                     "step %d: on %s the model reads %r %.2f z %s than its frozen base: %s",
                     *(step, WORDS[figure], emotion, abs(gap), "higher" if side > 0 else "lower"),
-                    "training raises it inside, beyond what the words say. Penalise it, or raise the weights"
+                    "training raises it inside, beyond what the words say"
                     if side > 0
-                    else "it reads less than the words say: the penalty may be met by moving everything, not the "
-                    "emotion. Lower the hinge's weight or raise the anchor's",
+                    else "it reads less than the words say; if other emotions fell too, a penalty was met by moving "
+                    "everything (less hinge, more anchor)",
                 )
             self._side[emotion, figure] = side

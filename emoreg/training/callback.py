@@ -5,13 +5,14 @@ then goes through its scaling (accumulation, GradScaler, DeepSpeed) like the tas
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import wraps
 from typing import Any, cast
 
 from torch import Tensor
 from transformers import (
+    PreTrainedTokenizerBase,
     PrinterCallback,
     ProgressCallback,
     Trainer,
@@ -24,7 +25,7 @@ from transformers.integrations import WandbCallback
 from transformers.trainer_callback import ExportableState
 
 from emoreg import checks, ranks
-from emoreg.model import active_adapters
+from emoreg.model import active_adapters, base_is_rewritten
 from emoreg.regularizer import Regularizer, Term
 from emoreg.training.faults import naming_a_lost_rank, offline_if_unreachable
 from emoreg.training.log import FiguresInLog
@@ -89,12 +90,14 @@ class RegularizerCallback(TrainerCallback, ExportableState):
         self.detach()
         check_engine(self.trainer)
         with ExitStack() as stack:
-            rows, tokenizer = self._rows(state), tokenizer_of(self.trainer)
-            # As a training pass reads: under the trainer's autocast.
+            tokenizer, saved = tokenizer_of(self.trainer), self._saved(state)
+            rows = self._rows(state, saved, tokenizer)
+            # As a training pass reads: under the trainer's autocast. What a checkpoint holds is not read again.
             with self.trainer.accelerator.autocast():
-                attached = self.regularizer.attach(kwargs["model"], rows=rows, tokenizer=tokenizer)
+                unread = rows if saved is None else []
+                attached = self.regularizer.attach(kwargs["model"], rows=unread, tokenizer=tokenizer)
                 self._term = stack.enter_context(attached)
-            self._restore(state)
+            self._restore(state, saved)
             if self.trainer.accelerator.num_processes > 1:
                 self._same_on_all_ranks()
             self._loss = TermInLoss(self.trainer, self._term, self.gradient_every)
@@ -126,23 +129,28 @@ class RegularizerCallback(TrainerCallback, ExportableState):
         """Detach."""
         self.detach()
 
-    def _rows(self, state: TrainerState) -> list[dict[str, Tensor]]:
-        """Rows to take reference text's format from; none where the run began without, or the base is gone."""
-        saved = self._saved(state)
+    def _rows(
+        self, state: TrainerState, saved: Mapping[str, Any] | None, tokenizer: PreTrainedTokenizerBase | None
+    ) -> list[dict[str, Tensor]]:
+        """Rows to take reference text's format from, the first rank's; none where the run began without."""
         if self.regularizer.references == "file" or (saved is not None and "reference" not in saved):
             return []
-        if state.global_step and saved is None and not active_adapters(cast(Any, self.trainer.model)):
-            logger.warning("the checkpoint has no reference text, and the base is gone: the vectors' own is used")
-            return []
-        try:
-            return some_rows(self.trainer)
-        except Exception as error:  # a data set and a collator may be anybody's
+        model, rows, why = cast(Any, self.trainer.model), [], "the trainer has no train data, or no tokenizer"
+        if state.global_step and saved is None and (not active_adapters(model) or base_is_rewritten(model)):
+            why = "the checkpoint has none, and the base is gone"
+        elif tokenizer is not None:
+            try:
+                rows = some_rows(self.trainer) if ranks.rank() == 0 else []
+            except Exception as error:  # a data set and a collator may be anybody's
+                why = f"a row of {type(self.trainer).__name__} could not be read ({type(error).__name__}: {error})"
+        rows = ranks.object_from_first(rows)
+        if not rows and ranks.rank() == 0:
             logger.warning(
-                "reference text is the plain one of the vectors' file: a row of %s could not be read (%s: %s). What "
-                "moves in the rows' own format may not show in `neutral`",
-                *(type(self.trainer).__name__, type(error).__name__, error),
+                "reference text is the plain one of the vectors' file: %s. What moves in the rows' own format may not "
+                "show in `neutral`",
+                why,
             )
-            return []
+        return rows
 
     def _same_on_all_ranks(self) -> None:
         prints = ranks.gather(self.regularizer.vectors.fingerprint())
@@ -164,10 +172,9 @@ class RegularizerCallback(TrainerCallback, ExportableState):
         """What a run that resumes needs, as JSON can hold it; the trainer puts it into its checkpoint."""
         return {"args": {}, "attributes": {"term": None if self._term is None else self._term.state()}}
 
-    def _restore(self, state: TrainerState) -> None:
+    def _restore(self, state: TrainerState, saved: Mapping[str, Any] | None) -> None:
         term = self._term
         assert term is not None
-        saved = self._saved(state)
         # The trainer looks here at its next save, and fails on a checkpoint of a run that had no such callback.
         states: Any = state.stateful_callbacks
         states.setdefault(type(self).__name__, [one.state() for one in self._siblings()])

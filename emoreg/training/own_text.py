@@ -13,7 +13,16 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase, Trainer
 
-from emoreg.model import active_adapters, evaluating, input_device, is_sharded, learns_prompt, unwrap, without_adapters
+from emoreg.model import (
+    active_adapters,
+    base_is_rewritten,
+    evaluating,
+    input_device,
+    is_sharded,
+    learns_prompt,
+    unwrap,
+    without_adapters,
+)
 from emoreg.reading import leads, rows_of, z_of
 from emoreg.vectors import EmotionVectors
 
@@ -32,14 +41,19 @@ class OwnText:
     ):
         self._trainer, self._vectors, self._tokenizer = trainer, vectors, tokenizer
         found = leads(rows_of(rows), tokenizer, longest=128)
-        self._leads = [lead for lead in found if lead][: 4 * REPLIES : 4] or found[:0]
+        self._leads = [lead for lead in found if lead][: 4 * REPLIES : 4]
 
     @staticmethod
     def possible(trainer: Trainer) -> bool:
         """Whether there is a base to read by, adapters off, and a whole model to sample from."""
         model, wrapped = cast(Any, trainer.model), cast(Any, trainer.model_wrapped)
         whole = not is_sharded(wrapped) and not learns_prompt(model)
-        return whole and bool(active_adapters(model)) and hasattr(unwrap(model), "generation_config")
+        return (
+            whole
+            and bool(active_adapters(model))
+            and not base_is_rewritten(model)
+            and hasattr(unwrap(model), "generation_config")
+        )
 
     @torch.no_grad()
     def read(self) -> dict[str, Float[Tensor, "L K"]]:
@@ -48,6 +62,8 @@ class OwnText:
 
         The run's random state is left as it was, and the replies' seed is always the same.
         """
+        if not self._leads:  # plain text, without a BOS: nothing to begin from
+            return {}
         model: Any = self._trainer.model
         replies = self._sampled(model)
         ids_BT = pad_sequence([torch.tensor(lead + new) for lead, new in replies], batch_first=True)
@@ -73,8 +89,9 @@ class OwnText:
         prompts = [torch.tensor(lead).flip(0) for lead in self._leads]
         ids = pad_sequence(prompts, batch_first=True, padding_value=pad).flip(1).to(device)
         there = pad_sequence([torch.ones_like(one) for one in prompts], batch_first=True).flip(1).to(device)
-        devices = [] if device.type == "cpu" else [device]
-        with torch.random.fork_rng(devices=devices, device_type=device.type if devices else "cuda"), evaluating(model):
+        devices = list({weight.device for weight in model.parameters() if weight.device.type == device.type})
+        kept = [] if device.type == "cpu" else devices  # seeding seeds all of them
+        with torch.random.fork_rng(devices=kept, device_type="cuda" if not kept else device.type), evaluating(model):
             torch.manual_seed(0)
             out = model.generate(
                 input_ids=ids, attention_mask=there, do_sample=True, max_new_tokens=TOKENS, pad_token_id=pad

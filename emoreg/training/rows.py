@@ -1,11 +1,15 @@
 """A few rows of a trainer's data, as its model will get them: what reference text takes its format from."""
 
 import copy
-from collections.abc import Sequence
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
+from datasets import IterableDataset
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, Trainer
 
@@ -13,32 +17,51 @@ from emoreg.reading import IGNORE
 from emoreg.training.batches import batch_of
 
 COUNT = 16
+KEPT = ("input_ids", "attention_mask", "position_ids", "labels")
 
 
 def some_rows(trainer: Trainer) -> list[dict[str, Tensor]]:
-    """Rows spread evenly over the train data, or the first of a stream, each as a batch of its own.
+    """Rows spread evenly over the train data, or the first of a stream, each as a batch of its own; none without data.
 
-    Of trainers that generate (GRPO, RLOO, ...) it is the prompts alone. Neither the run's own reading of the data nor
-    its random state is touched.
+    Of trainers that generate (GRPO, RLOO, ...) it is the prompts alone; of judgements the desirable rows, if there are
+    any. Neither the run's own reading of the data nor its random state is touched.
 
     Raises:
-        Exception: whatever a data set, a collator or a tokenizer raises, and ValueError for a row without ids.
+        Exception: whatever a data set, a collator or a tokenizer raises, and ValueError for a row that is not text
+            alone, or a stream that can be read only once.
     """
-    data: Any = trainer.train_dataset
-    if data is None:
+    if trainer.train_dataset is None:
         return []
-    if hasattr(data, "__len__"):
-        n = min(COUNT, len(data))
-        rows = [data[at * len(data) // n] for at in range(n)]
-    else:
-        rows = list(islice(iter(data), COUNT))
-    collate = trainer._get_collator_with_removed_columns(trainer.data_collator)
-    with torch.random.fork_rng(devices=[]):
+    with _random_state_kept():
+        rows = _raw_rows(trainer.train_dataset)
+        collate = copy.deepcopy(trainer._get_collator_with_removed_columns(trainer.data_collator))
         batches: list[Any] = [collate([copy.deepcopy(row)]) for row in rows]
-    # Trainers that generate leave their rows as they are.
-    if batches and isinstance(batches[0], list):
-        return [_prompt(ids) for ids in _prompt_ids(trainer, [row["prompt"] for row in rows])]
-    return [_as_given(batch_of(trainer, batch)) for batch in batches]
+        # Trainers that generate leave their rows as they are.
+        if batches and isinstance(batches[0], list):
+            return [_prompt(ids) for ids in _prompt_ids(trainer, [row["prompt"] for row in rows])]
+        found = [batch_of(trainer, batch) for batch in batches]
+    wanted = [batch for batch in found if bool(batch.get("desirable", torch.ones(1))[0])] or found
+    return [_as_given(batch) for batch in wanted]
+
+
+def _raw_rows(data: Any) -> list[Any]:
+    if isinstance(data, torch.utils.data.IterableDataset) and not isinstance(data, IterableDataset):
+        raise ValueError("it is a stream that may be read only once")
+    if isinstance(data, IterableDataset):
+        return list(islice(iter(data), COUNT))
+    n = min(COUNT, len(data))
+    return [data[at * len(data) // n] for at in range(n)]
+
+
+@contextmanager
+def _random_state_kept() -> Iterator[None]:
+    python, of_numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(of_numpy)
 
 
 def tokenizer_of(trainer: Trainer) -> PreTrainedTokenizerBase | None:
@@ -50,8 +73,10 @@ def tokenizer_of(trainer: Trainer) -> PreTrainedTokenizerBase | None:
 
 def _as_given(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """A batch with the ids as the model will be given them, where the trainer puts these together only later."""
+    if strange := [name for name in batch if name.startswith(("pixel", "image", "video", "audio"))]:
+        raise ValueError(f"it is not text alone: it has {', '.join(strange)}")
     if "input_ids" in batch:
-        return batch
+        return {name: batch[name] for name in KEPT if name in batch}
     if "chosen_input_ids" in batch:
         names = {"input_ids": "chosen_input_ids", "attention_mask": "chosen_attention_mask", "labels": "chosen_labels"}
         return {ours: batch[theirs] for ours, theirs in names.items()}

@@ -47,7 +47,7 @@ class EmotionVectors:
     residual_norm: Float[Tensor, " L"]
     """Mean norm of the residual stream per neutral token: the unit of steering strength."""
     reference_ids: Int[Tensor, "N T"]
-    """Token ids of neutral reference texts, right-padded. What anchors and contrasts are measured on."""
+    """Token ids of neutral reference texts, right-padded: what anchors hold where no rows are known."""
     reference_mask: Bool[Tensor, "N T"]
     """True where `reference_ids` holds a token that counts: not padding, not BOS."""
     reference_z: Float[Tensor, "N T L K"]

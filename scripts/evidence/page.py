@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from evidence import costs, pictures, pressure
-from evidence.runs import Run
+from evidence import costs, pictures, pressure, tone
+from evidence.runs import EMOTION, Run
 
 from emoreg import EmotionVectors
+from emoreg.corpus import replies_without
+from emoreg.reading.matched import TEXTS
 
 SHOWN = {"base": "base", "plain": "plain", "0.1": "default of 0.1", "default": "default"}
 Found = dict[str, Any]
@@ -17,7 +19,7 @@ Found = dict[str, Any]
 
 def written(output: Path, model: str, todo: Sequence[Run]) -> str:
     """The page, of the runs that are there; its pictures go beside it, into ``images``."""
-    runs = {one: json.loads(path.read_text()) for one in todo if (path := output / f"{one.name}.json").is_file()}
+    runs = {one: _unanchored(json.loads(p.read_text())) for one in todo if (p := output / f"{one.name}.json").is_file()}
     sft = by_arm(runs, "sft")
     shown = [arm for arm in SHOWN if arm in sft]
     (output / "images").mkdir(exist_ok=True)
@@ -31,7 +33,7 @@ def written(output: Path, model: str, todo: Sequence[Run]) -> str:
     for trainer, title in (("full", "Every weight trained"), ("dpo", "DPO"), ("grpo", "GRPO")):
         found = by_arm(runs, trainer)
         if found:
-            found = {"base": sft["base"][:1], **found}
+            found = {"base": sft.get("base", [])[:1], **found}
             parts.append(f"## {title}\n\n" + _table(found, list(found)))
     vectors = EmotionVectors.load(output / "vectors")
     if vectors.validation is not None:
@@ -43,6 +45,16 @@ def written(output: Path, model: str, todo: Sequence[Run]) -> str:
         parts.append("## What it costs\n\n" + costs.table(json.loads((output / "costs.json").read_text())))
     parts.append("## What it writes\n\n" + _samples(sft, shown))
     return "\n\n".join(parts) + "\n"
+
+
+def _unanchored(run: Found) -> Found:
+    """A run's figures without the replies that an anchor may have held: those are no test of it."""
+    held = set(replies_without([EMOTION], TEXTS))
+    for kind, pairs in tone.texts(run["run"]["seed"]).read.items():
+        kept = [n for n, pair in enumerate(pairs) if pair.reply not in held]
+        for name in ("z", "base z"):
+            run["read"][kind][name] = [run["read"][kind][name][n] for n in kept]
+    return run
 
 
 def by_arm(runs: dict[Run, Found], trainer: str) -> dict[str, list[Found]]:

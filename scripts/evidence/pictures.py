@@ -28,13 +28,14 @@ def logs(sft: dict[str, list[Found]], path: Path) -> None:
                     at.plot(steps, [log[name] for log in run["log"]], style, color=COLOURS[arm], label=label)
             kinds = ("calm", "afraid", "angry", "happy", "neutral")
             truth = np.mean([np.subtract(run["read"][k]["z"], run["read"][k]["base z"]).mean() for k in kinds])
-            label = "found afterwards: every other\nemotion's replies less base's" if run is sft[arm][0] else None
+            label = "found afterwards: every other emotion's replies less the base's" if run is sft[arm][0] else None
             at.plot([steps[-1] * 1.06], [truth], "k*", ms=10, clip_on=False, label=label)
         at.axhline(0, color="#bbbbbb", lw=0.8, zorder=0)
         at.set_title(TITLES[arm])
         at.set_xlabel("step")
-        at.legend(frameon=False, fontsize=7)
     axes[0, 0].set_ylabel('z of "desperate"')
+    handles, labels = axes[0, -1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="upper center", ncols=4, frameon=False, fontsize=8)
     _save(figure, path)
 
 
@@ -56,6 +57,6 @@ def places(sft: dict[str, list[Found]], arms: list[str], path: Path) -> None:
 
 
 def _save(figure: Any, path: Path) -> None:
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0, 1, 0.93 if figure.legends else 1))
     figure.savefig(path, dpi=130)
     plt.close(figure)

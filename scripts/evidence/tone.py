@@ -56,7 +56,7 @@ def texts(seed: int) -> Texts:
     random.Random(seed).shuffle(groups)
     held = set(groups[:8])
     dialogues = [dialogue(one.text) for one in neutral_dialogues()]
-    # The first 40 are what `emoreg.references` may take: training rows and what is read come from behind them.
+    # The first are what reference text may take: training rows and what is read come from behind them.
     rest = dialogues[40:]
     random.Random(seed).shuffle(rest)
 

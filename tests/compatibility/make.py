@@ -63,7 +63,7 @@ def losses(vectors: EmotionVectors) -> dict[str, float]:
     batch["labels"] = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
     found = {}
     for emotion in EMOTIONS:
-        with Regularizer(vectors, [Hinge(emotion, threshold=-2.0)]).attach(reader) as term:
+        with Regularizer(vectors, [Hinge(emotion, weight=0.05, threshold=-2.0)]).attach(reader) as term:
             reader(**batch)
             found[emotion] = term.loss(batch).item()
     return found

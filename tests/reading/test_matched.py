@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from emoreg import Regularizer, default_penalties
-from emoreg.corpus import FAMILIES, replies_without, vignettes
+from emoreg.corpus import CORE_EMOTIONS, FAMILIES, replies_without, vignettes
 from emoreg.model import decoder_blocks
 from emoreg.reading import leads, matched, rows_of
 from emoreg.reading.matched import OWN, TEXTS, TOKENS
@@ -60,17 +60,34 @@ class TestLeads:
         assert self.found(tiny_tokenizer, batch(tiny_tokenizer, "Once upon")) == [""]
         assert self.found(tiny_tokenizer, batch(tiny_tokenizer, "<bos>Once upon")) == ["<bos>"]
 
-    def test_what_the_template_puts_into_every_reply_belongs_to_it(self, tiny_tokenizer):
-        tiny_tokenizer.add_tokens(["<think>", "</think>"])
-        row = batch(tiny_tokenizer, "<user>Why?<assistant><think>\n\n</think>\n\nSo.")
-        assert self.found(tiny_tokenizer, row) == ["<user>Why?<assistant><think>\n\n</think>\n\n"]
-        row = batch(tiny_tokenizer, "<user>Why?<assistant><think>\nIt may", labelled_from=21)
-        assert self.found(tiny_tokenizer, row) == ["<user>Why?<assistant><think>\n"]
+    def test_in_a_pack_too_where_no_loss_is_taken_on_a_sequences_first_token(self, tiny_tokenizer):
+        ids = tiny_tokenizer(chat(tiny_tokenizer, "Why?", "So."), add_special_tokens=False)["input_ids"]
+        labels = torch.tensor([[-100, *ids[1:]]])
+        packed = {"input_ids": torch.tensor([ids]), "labels": labels, "position_ids": torch.arange(len(ids))[None]}
+        assert self.found(tiny_tokenizer, packed) == ["<user>Why?<assistant>"]
 
-    def test_long_ones_are_left_out_or_cut(self, tiny_tokenizer):
+    def test_what_every_reply_opens_with_belongs_to_it(self, tiny_tokenizer):
+        tiny_tokenizer.add_tokens(["<think>", "</think>"])
+        for opening in ("<think>\n\n</think>\n\n", "<think>\n"):
+            rows = [batch(tiny_tokenizer, f"<user>Why?<assistant>{opening}{said}") for said in ("So.", "It may", "No")]
+            assert self.found(tiny_tokenizer, *rows) == ["<user>Why?<assistant>" + opening] * 3
+
+    def test_a_template_that_opens_the_reasoning_itself(self, tiny_tokenizer):
+        opened = tiny_tokenizer.chat_template.replace("{{ '<assistant>' }}", "{{ '<assistant><think>\n' }}")
+        tiny_tokenizer.chat_template = opened
+        row = batch(tiny_tokenizer, "<user>Why?<assistant>\nSo.")
+        assert self.found(tiny_tokenizer, row) == ["<user>Why?<assistant>\n"]
+
+    def test_words_that_every_reply_begins_with_are_the_replies(self, tiny_tokenizer):
+        rows = [batch(tiny_tokenizer, f"<user>{asked}<assistant>No, it is.") for asked in ("A?", "B?")]
+        assert self.found(tiny_tokenizer, *rows) == ["<user>A?<assistant>", "<user>B?<assistant>"]
+
+    def test_long_ones_are_left_out_or_cut_behind_their_bos(self, tiny_tokenizer):
         short, long = (batch(tiny_tokenizer, f"{lead}!", labelled_from=len(lead)) for lead in ("ab", "abcdefgh"))
         assert self.found(tiny_tokenizer, long, short, longest=4) == ["ab"]
         assert self.found(tiny_tokenizer, long, longest=4) == ["efgh"]
+        opened = batch(tiny_tokenizer, "<bos>abcdefgh!", labelled_from=9)
+        assert self.found(tiny_tokenizer, opened, longest=4) == ["<bos>fgh"]
 
 
 class TestTexts:
@@ -78,6 +95,12 @@ class TestTexts:
         near = {one.text for one in vignettes() if one.emotion in FAMILIES[0]}
         assert not near & set(replies_without(["desperate"], 96))
         assert near & set(replies_without(["angry"], 96))
+
+    def test_an_answer_is_one_turn(self):
+        assert not any("Human:" in text or "Assistant:" in text for text in replies_without(["desperate"], 160))
+
+    def test_where_every_emotion_is_left_out_answers_are_left(self):
+        assert len(set(replies_without(CORE_EMOTIONS, 8))) == 8
 
     def test_three_scenes_to_an_answer_and_none_twice(self):
         told = {one.text for one in vignettes()}

@@ -42,6 +42,15 @@ class TestAfterAResume:
             with pytest.raises(ValueError, match="the regularizer's scope 'completion' selects no position"):
                 term.loss(batch)
 
+    def test_other_penalised_emotions_are_refused(self, model):
+        with Regularizer(random_vectors(model)).attach(model) as watched:
+            state = json.loads(json.dumps(watched.state()))
+        with (
+            Regularizer(random_vectors(model), default_penalties()).attach(model) as term,
+            pytest.raises(ValueError, match=r"penalised nothing, and this one penalises \['desperate'\]"),
+        ):
+            term.load_state(state)
+
 
 class TestSteps:
     def test_anchors_join_once_a_step(self, model):

@@ -17,7 +17,7 @@ def vectors(tmp_path) -> str:
 
 def test_the_default_set(vectors):
     reg = RegularizerConfig(vectors).build()
-    assert [(p.name, p.weight) for p in reg.penalties] == [("hinge/desperate", 0.05), ("anchor/desperate", 0.3)]
+    assert [(p.name, p.weight) for p in reg.penalties] == [("hinge/desperate", 0.01), ("anchor/desperate", 0.1)]
 
 
 def test_a_target_begins_at_the_hinges_weight(vectors):

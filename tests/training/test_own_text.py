@@ -94,3 +94,21 @@ def test_frozen_weights_of_an_adapter_stay_frozen(tiny_llama):
         assert not torch.equal(model(ids).logits, with_adapter)
     assert torch.equal(model(ids).logits, with_adapter)
     assert not frozen.requires_grad
+
+
+def test_plain_text_without_a_bos_has_nothing_to_begin_from(trainer, tiny_tokenizer):
+    plain = [{"input_ids": torch.arange(4, 12)[None]}]
+    assert OwnText(trainer, random_vectors(trainer.model), tiny_tokenizer, plain).read() == {}
+
+
+def test_a_base_that_the_adapters_rewrote_is_not_read_without_them(tiny_llama, tiny_tokenizer, tmp_path):
+    model = tiny_llama()
+    vectors = random_vectors(model)
+    rows = [{"input_ids": torch.arange(4, 20)[None]}]
+    with Regularizer(vectors).attach(model, rows=rows, tokenizer=tiny_tokenizer) as term:
+        of_base = term.reference.text.base
+    config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights="pissa")
+    trainer = sft_trainer(tiny_llama(), tiny_tokenizer, tmp_path, peft_config=config)
+    assert not OwnText.possible(trainer)
+    with Regularizer(vectors).attach(trainer.model, rows=rows, tokenizer=tiny_tokenizer) as term:
+        torch.testing.assert_close(term.reference.text.base, of_base, rtol=1e-3, atol=1e-3)

@@ -1,8 +1,10 @@
 """Rows that reference text takes its format from, in every trainer."""
 
 import logging
+import random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -10,7 +12,7 @@ from datasets import Dataset
 from emoreg import Regularizer, RegularizerCallback, default_penalties
 from emoreg.reading import leads, rows_of
 from emoreg.reading.matched import OWN, TEXTS
-from emoreg.training.rows import COUNT, some_rows, tokenizer_of
+from emoreg.training.rows import COUNT, _random_state_kept, some_rows, tokenizer_of
 from tests.support import random_vectors, sft_trainer, uneven_rows
 from tests.trainers.cases import CASES, GOOD, PROMPTS
 
@@ -56,10 +58,38 @@ def test_in_every_trainer_reference_text_has_their_format(name, tmp_path, caplog
 
 def test_neither_the_random_state_nor_the_rows_are_touched(tiny_llama, tiny_tokenizer, tmp_path):
     trainer = sft_trainer(tiny_llama(), tiny_tokenizer, tmp_path)
-    before, rows = torch.get_rng_state(), trainer.train_dataset.to_list()
+    rows = trainer.train_dataset.to_list()
+
+    class Drawing(torch.utils.data.Dataset):
+        def __len__(self):
+            return len(rows)
+
+        def __getitem__(self, n):
+            assert [torch.rand(()), np.random.rand(), random.random()]
+            return rows[n]
+
+    trainer.train_dataset = Drawing()
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist()
     some_rows(trainer)
-    assert torch.equal(torch.get_rng_state(), before)
-    assert trainer.train_dataset.to_list() == rows
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.random.get_state()[1].tolist() == before[1]
+    # Python's own by itself: beartype, which checks calls in tests, draws from it.
+    state = random.getstate()
+    with _random_state_kept():
+        random.random()
+    assert random.getstate() == state
+
+
+def test_a_stream_that_can_be_read_once_is_left_alone(tiny_llama, tiny_tokenizer, tmp_path):
+    trainer = sft_trainer(tiny_llama(), tiny_tokenizer, tmp_path)
+
+    class Once(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            raise AssertionError("read")
+
+    trainer.train_dataset = Once()
+    with pytest.raises(ValueError, match="read only once"):
+        some_rows(trainer)
 
 
 def test_they_are_spread_over_the_data(tiny_llama, tiny_tokenizer, tmp_path):
