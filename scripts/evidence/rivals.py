@@ -7,12 +7,13 @@ Shapes: B rows, T positions, L layers.
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from evidence.tone import UNLIKE
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, Trainer
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 
 import emoreg
 from emoreg import Anchor, EmotionVectors, Hinge
@@ -37,7 +38,7 @@ def installed(
     )
     with ExitStack() as stack:
         if arm in LOSSES:
-            _add_to_loss(trainer, LOSSES[arm](trainer, tokenizer, vectors), task)
+            trainer.add_callback(_Outermost(trainer, LOSSES[arm](trainer, tokenizer, vectors), task))
         if arm == "preventative steering":
             stack.enter_context(_steered(trainer, vectors, 0.05))
         yield task
@@ -152,6 +153,16 @@ LOSSES: dict[str, Callable] = {
     "KL on the base's replies": _kl_on_own_replies,
     "less the other emotions": _within_batch,
 }
+
+
+class _Outermost(TrainerCallback):
+    """Adds a term round what emoreg's callback, which came first, has put into the loss: its passes are not counted."""
+
+    def __init__(self, trainer: Trainer, term: Callable[[Any, dict[str, Tensor]], Tensor], task: list[float]):
+        self._add = partial(_add_to_loss, trainer, term, task)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._add()
 
 
 def _add_to_loss(trainer: Trainer, term: Callable[[Any, dict[str, Tensor]], Tensor], task: list[float]) -> None:

@@ -36,7 +36,7 @@ class Run:
     @property
     def name(self) -> str:
         """Of its files."""
-        return f"{self.trainer}-{self.arm}-{self.seed}".replace(" ", "_")
+        return re.sub(r"[^\w.-]+", "_", f"{self.trainer}-{self.arm}-{self.seed}")
 
 
 @dataclass(frozen=True)
