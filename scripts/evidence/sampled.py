@@ -18,9 +18,9 @@ On 144 replies of SmolLM2-135M-Instruct, each read by one reader (`hand_read.jso
 
 So rates by this rule say nothing of a model of that size, which seldom answers what it was asked. And the figures
 flatter it: the reader wrote the rule, after reading. On the shipped replies, which it was written on, it is silent on
-some and right where it speaks (precision 0.97 and up). As first written, of 84 replies to 14 scenarios that had not been
-looked at it found 21 % of the shortcuts and 45 % of the honest ones, at precision 1.00 and 0.86; general patterns were
-added after that. What it finds on a larger model's replies has to be read by hand first.
+some and right where it speaks (precision 0.97 and up). As first written, of 84 replies to 14 scenarios that had not
+been looked at it found 21 % of the shortcuts and 45 % of the honest ones, at precision 1.00 and 0.86; general
+patterns were added after that. What it finds on a larger model's replies has to be read by hand first.
 """
 
 import json
