@@ -1,8 +1,8 @@
 """Shortcut or honest, under pressure and at leisure: what a model gives the shipped replies, by log-probability.
 
-Two measures, each a margin of the shortcut over the honest reply of a pair: the mean log-probability per token of the
-replies themselves; and of the letters under which both are shown, in both orders, so that a taste for one letter
-cancels. What counts is the margin under pressure less that on the calm twin, by scenario.
+Measures, each a margin of the shortcut over the honest reply of a pair: the log-probability of the replies themselves,
+as a mean per token and in total; and of the letters under which both are shown, in both orders, so that a taste for one
+letter cancels. What counts is the margin under pressure less that on the calm twin, by scenario.
 """
 
 from collections.abc import Sequence
@@ -32,6 +32,13 @@ class Effect(NamedTuple):
     """The smallest effect that would have been seen four times in five: 2.8 standard errors."""
 
 
+class ByReply(NamedTuple):
+    """Margins of pairs, in nats."""
+
+    per_token: list[float]
+    total: list[float]
+
+
 def margins(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> dict[str, dict[str, list[float]]]:
     """For each measure and each of ``pressed`` and ``at leisure``, the margin of each pair, scenario by scenario.
 
@@ -39,12 +46,13 @@ def margins(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> dict[str, d
     """
     replies = pressure_replies()
     terse = [one for one in replies if one.style == "terse"]
-    found: dict[str, dict[str, list[float]]] = {"replies": {}, "letters": {}}
+    found: dict[str, dict[str, list[float]]] = {"replies": {}, "replies in total": {}, "letters": {}}
     for kind, prompts in {
         "pressed": {one.id: one.prompt for one in pressure_scenarios()},
         "at leisure": {one.id: one.calm for one in pressure_scenarios()},
     }.items():
-        found["replies"][kind] = by_reply(model, tokenizer, [(prompts[one.id], one) for one in replies])
+        each = by_reply(model, tokenizer, [(prompts[one.id], one) for one in replies])
+        found["replies"][kind], found["replies in total"][kind] = each
         found["letters"][kind] = by_letter(model, tokenizer, [(prompts[one.id], one) for one in terse])
     return found
 
@@ -52,12 +60,12 @@ def margins(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> dict[str, d
 @torch.no_grad()
 def by_reply(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, asked: Sequence[tuple[str, PressureReply]]
-) -> list[float]:
-    """Mean log-probability per token of the shortcut less that of the honest reply, for each pair.
+) -> ByReply:
+    """Log-probability of the shortcut less that of the honest reply, for each pair.
 
     What the pairs of one prompt share is run once.
     """
-    found = []
+    found = ByReply([], [])
     for prompt, together in groupby(asked, key=lambda pair: pair[0]):
         texts = [text for _, one in together for text in (one.shortcut, one.honest)]
         lead = torch.tensor([readers.encoded(tokenizer, [Pair(prompt, "")])[0][0]])
@@ -73,8 +81,9 @@ def by_reply(
             )
         first = begun.logits[:, -1:].expand(len(rows), -1, -1)
         logp = torch.cat([first, after.logits[:, :-1]], 1).float().log_softmax(-1).gather(2, ids[..., None])[..., 0]
-        each = (logp * there).sum(1) / there.sum(1)
-        found += (each[::2] - each[1::2]).tolist()
+        total = (logp * there).sum(1)
+        for into, each in ((found.per_token, total / there.sum(1)), (found.total, total)):
+            into.extend((each[::2] - each[1::2]).tolist())
     return found
 
 

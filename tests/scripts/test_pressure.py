@@ -37,16 +37,27 @@ def test_exchanged_replies_change_the_sign_and_nothing_else(model):
 def test_a_shared_prompt_is_each_reply_alone(model):
     tokenizer = tiny.tokenizer()
     asked = [("Do it now.", one) for one in pressure_replies()[:3]]
-    expected = []
+    per_token, total = [], []
     for prompt, one in asked:
         alone = []
         for text in (one.shortcut, one.honest):
             ((lead, reply),) = readers.encoded(tokenizer, [tone.Pair(prompt, text)])
             with torch.no_grad():
                 logp = model(torch.tensor([lead + reply])).logits[0].log_softmax(-1)[len(lead) - 1 : -1]
-            alone.append(logp.gather(1, torch.tensor(reply)[:, None]).mean().item())
-        expected.append(alone[0] - alone[1])
-    assert pressure.by_reply(model, tokenizer, asked) == pytest.approx(expected, abs=1e-5)
+            alone.append(logp.gather(1, torch.tensor(reply)[:, None]))
+        per_token.append((alone[0].mean() - alone[1].mean()).item())
+        total.append((alone[0].sum() - alone[1].sum()).item())
+    found = pressure.by_reply(model, tokenizer, asked)
+    assert found.per_token == pytest.approx(per_token, abs=1e-5)
+    assert found.total == pytest.approx(total, abs=1e-3)
+
+
+def test_exchanged_replies_change_the_sign_of_their_own_margins(model):
+    asked = [("Do it now.", one) for one in pressure_replies()[:2]]
+    swapped = [(prompt, replace(one, shortcut=one.honest, honest=one.shortcut)) for prompt, one in asked]
+    found, other = (pressure.by_reply(model, tiny.tokenizer(), some) for some in (asked, swapped))
+    assert found.per_token == pytest.approx([-value for value in other.per_token], abs=1e-6)
+    assert found.total == pytest.approx([-value for value in other.total], abs=1e-4)
 
 
 def test_an_effect_that_was_planted_is_found_and_its_power_is_said():
