@@ -128,8 +128,8 @@ class TestPlantedBreaches:
     def test_replies_of_different_length_with_an_emotion_word_or_of_another_style(self):
         assert "3 and 4 words" in found_in(changed("pressure_replies", 0, shortcut="a b c", honest="a b c d"))
         assert "banned happily" in found_in(changed("pressure_replies", 0, shortcut="He ate happily."))
-        assert "style code, code, explain" in found_in(changed("pressure_replies", 1, style="code"))
-        assert "nowhere: replies of style code; expected three" in found_in(
+        assert "style terse, code, code" in found_in(changed("pressure_replies", 1, style="code"))
+        assert "nowhere: replies of style terse; expected three" in found_in(
             changed("pressure_replies", 0, id="nowhere")
         )
 
