@@ -33,7 +33,7 @@ from emoreg.training.loss import TermInLoss
 from emoreg.training.own_text import OwnText
 from emoreg.training.replaced import replaced
 from emoreg.training.rows import some_rows, tokenizer_of
-from emoreg.training.trainers import check_engine
+from emoreg.training.trainers import check_engine, partitions_checkpointed
 
 logger = logging.getLogger(__name__)
 
@@ -138,6 +138,8 @@ class RegularizerCallback(TrainerCallback, ExportableState):
         model, rows, why = cast(Any, self.trainer.model), [], "the trainer has no train data, or no tokenizer"
         if state.global_step and saved is None and (not active_adapters(model) or base_is_rewritten(model)):
             why = "the checkpoint has none, and the base is gone"
+        elif partitions_checkpointed(self.trainer):
+            why = "ZeRO-3 with non-reentrant checkpointing bears no pass before its first step (reentrant does)"
         elif tokenizer is not None:
             try:
                 rows = some_rows(self.trainer) if ranks.rank() == 0 else []

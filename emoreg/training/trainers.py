@@ -1,7 +1,7 @@
 """What emoreg must know of the single trainers: their engines, and what they divide their losses by."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from accelerate.utils import DistributedType
 from torch import Tensor
@@ -28,6 +28,16 @@ def check_engine(trainer: Trainer) -> None:
             f"emoreg does not run under {engine}; use DDP, FSDP or DeepSpeed (`accelerate launch`, with a file of "
             "configs/accelerate), or one GPU (CUDA_VISIBLE_DEVICES=0)"
         )
+
+
+def partitions_checkpointed(trainer: Trainer) -> bool:
+    """Whether the weights are ZeRO-3's and blocks are computed again without reentry.
+
+    DeepSpeed 0.19 may then find weights let go in the first step's backward, if a pass without gradient came before.
+    """
+    plugin, args = trainer.accelerator.state.deepspeed_plugin, cast(Any, trainer.args)
+    reentrant = (args.gradient_checkpointing_kwargs or {}).get("use_reentrant") is True
+    return plugin is not None and plugin.zero_stage == 3 and args.gradient_checkpointing and not reentrant
 
 
 def backward_apart(trainer: Trainer, loss: Tensor) -> None:

@@ -77,7 +77,10 @@ def train(
         return all_reduce(tensor, *args, **kwargs)
 
     torch.distributed.all_reduce = counting
-    regularizer = Regularizer(vectors, penalties, target=target)
+    # ZeRO-3 has the file's text where blocks are computed again without reentry, so there every engine has.
+    recomputed = options.get("activation_checkpointing_kwargs", {}).get("use_reentrant") is False
+    references = "file" if recomputed else "rows"
+    regularizer = Regularizer(vectors, penalties, target=target, references=references)
     # No own text: a sharded model writes none.
     callback = RegularizerCallback(trainer, regularizer, gradient_every=gradient_every, own_text_every=0)
     trainer.add_callback(callback)
